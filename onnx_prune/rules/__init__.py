@@ -1,0 +1,41 @@
+"""The rules: for each operator, one function from a node (`Op`) to its `Relation`.
+
+A family of operators is a file; adding an operator is adding one function.  The first line of its
+docstring is the rule as printed in README's operator table, its example a doctest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from onnx_prune.relation import Op, Relation
+
+Rule = Callable[[Op], Relation]
+RULES: dict[tuple[str, str], Rule] = {}
+
+
+def rule(*types: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register a function as the rule of the operators `types`."""
+
+    def register(function: Rule) -> Rule:
+        for name in types:
+            RULES[domain, name] = function
+        return function
+
+    return register
+
+
+def relate(op: Op, domain: str = "") -> Relation | None:
+    """What the operator says about its axes, None where there is no rule for it.
+
+    Raises:
+        Misfit: the shapes of the node do not fit the rule.
+    """
+    function = RULES.get(("" if domain == "ai.onnx" else domain, op.type))
+    return function(op) if function else None
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,42 @@
+"""Convolutions: channels go in groups, space is held."""
+
+from __future__ import annotations
+
+from onnx_prune.relation import Op, Relation, pattern
+from onnx_prune.rules import rule
+
+SPACE = "space is not a channel axis"
+
+
+@rule("Conv")
+def conv(op: Op) -> Relation:
+    """n (g i) *d..., (g o) i *k..., (g o) -> n (g o) *e...
+
+    >>> print(conv(Op("Conv", ((1, 6, 8, 8), (9, 2, 3, 3)), ((1, 9, 6, 6),), {"group": 3})))
+    n (g i) *d0 *d1, (g o) i *k0 *k1 -> n (g o) *e0 *e1
+    """
+    return pattern(
+        op,
+        "n (g i) *d..., (g o) i *k..., (g o) -> n (g o) *e...",
+        zero=((0, 1), (2,)),
+        why=SPACE,
+        restate={"group": "g"},
+        g=op.int("group", 1),
+    )
+
+
+@rule("ConvTranspose")
+def conv_transpose(op: Op) -> Relation:
+    """n (g i) *d..., (g i) o *k..., (g o) -> n (g o) *e...
+
+    >>> print(conv_transpose(Op("ConvTranspose", ((1, 6, 8), (6, 4, 3), (8,)), ((1, 8, 10),), {"group": 2})))
+    n (g i) *d0, (g i) o *k0, (g o) -> n (g o) *e0
+    """
+    return pattern(
+        op,
+        "n (g i) *d..., (g i) o *k..., (g o) -> n (g o) *e...",
+        zero=((0, 1), (2,)),
+        why=SPACE,
+        restate={"group": "g"},
+        g=op.int("group", 1),
+    )
