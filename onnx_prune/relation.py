@@ -14,10 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Literal
+from functools import cache
+from math import prod as product
+from typing import Any, Literal
 
-from onnx_prune.axis import Atom, Axis, Cat, Prod, atoms, cat, prod, size
+from numpy.typing import NDArray
+
+from onnx_prune.axis import Atom, Axis, atoms, cat, prod, size
 from onnx_prune.errors import Misfit
 
 Shape = tuple[int, ...]
@@ -100,19 +103,19 @@ class Op:
     type: str
     ins: tuple[Shape | None, ...]
     outs: tuple[Shape | None, ...]
-    attrs: Mapping[str, object] = field(default_factory=dict)
-    values: tuple[object, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    values: tuple[NDArray[Any] | None, ...] = ()
     opset: int = 21
     probe: Op | None = None
 
-    def int(self, name: str, default: int = 0) -> int:
+    def integer(self, name: str, default: int = 0) -> int:
         """An integer attribute."""
-        return int(self.attrs.get(name, default))  # type: ignore[call-overload, no-any-return]  # attributes are untyped in onnx
+        return int(self.attrs.get(name, default))
 
-    def ints(self, name: str) -> list[int] | None:
+    def integers(self, name: str) -> list[int] | None:
         """A list-of-integers attribute, None where it is left out."""
         got = self.attrs.get(name)
-        return None if got is None else [int(v) for v in got]  # type: ignore[attr-defined]  # attributes are untyped in onnx
+        return None if got is None else [int(v) for v in got]
 
     def text(self, name: str, default: str = "") -> str:
         """A string attribute."""
@@ -140,13 +143,12 @@ class Op:
 
     def const(self, k: int) -> list[int] | None:
         """Operand `k` as a flat list of integers, where it is a known constant."""
-        if k >= len(self.values) or self.values[k] is None:
-            return None
-        return [int(v) for v in self.values[k].ravel()]  # type: ignore[attr-defined]  # values are arrays; this module does not import numpy
+        value = self.values[k] if k < len(self.values) else None
+        return None if value is None else [int(v) for v in value.ravel()]
 
     def constant(self, name: str, k: int) -> list[int] | None:
         """Integers that were an attribute in old opsets and are operand `k` in new ones."""
-        return self.ints(name) if name in self.attrs else self.const(k)
+        return self.integers(name) if name in self.attrs else self.const(k)
 
 
 def positive(axis: int, rank: int) -> int:
@@ -168,95 +170,106 @@ def hold(atom: Atom, why: str = WHOLE) -> Atom:
     return replace(atom, held=why)
 
 
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    mark: str
+    name: str
+    dots: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    plus: bool
+    parts: tuple[_Tree, ...]
+
+
+_Tree = _Letter | _Group
 _TOKEN = re.compile(r"\s*(?:([*~]?)([a-z]\w*)(\.\.\.)?|(1)|([()+]))")
 
 
-@lru_cache(maxsize=None)
-def _parse(side: str) -> tuple[tuple[object, ...], ...]:
-    """One side of a pattern as nested tuples: ("*", "d", True) is a letter, ["prod", ...] a group."""
-    values: list[tuple[object, ...]] = []
-    for text in side.split(","):
-        stack: list[list[object]] = [[]]
-        at = 0
-        text = text.rstrip()
-        while at < len(text):
-            token = _TOKEN.match(text, at)
-            if token is None:
-                raise ValueError(f"pattern {side!r}: cannot read {text[at:]!r}")
-            at = token.end()
-            mark, name, dots, one, punct = token.groups()
-            if name:
-                stack[-1].append((mark, name, bool(dots)))
-            elif one:
-                stack[-1].append(("", "1", False))
-            elif punct == "(":
-                stack.append([])
-            elif punct == "+":
-                stack[-1].append("+")
-            else:
-                group = stack.pop()
-                kind = "cat" if "+" in group else "prod"
-                stack[-1].append((kind, tuple(g for g in group if g != "+")))
-        values.append(tuple(stack[0]))
-    return tuple(values)
+@cache
+def _parse(side: str) -> tuple[tuple[_Tree, ...], ...]:
+    """One side of a pattern: for each tensor a tree for each dim."""
+    return tuple(map(_parse_tensor, side.split(",")))
 
 
-def _spread(dims: tuple[object, ...], rank: int, ranks: dict[str, int]) -> Iterator[object]:
-    """Write `d...` out as d0 d1 ... so that there is one entry a dimension."""
-    dotted = [d for d in dims if isinstance(d, tuple) and len(d) == 3 and d[2]]
-    for d in dotted:
-        ranks.setdefault(str(d[1]), rank - len(dims) + 1)
-    if len(dims) - len(dotted) + sum(ranks[str(d[1])] for d in dotted) != rank:
-        raise Misfit(f"a tensor of rank {rank} does not fit the pattern")
-    for d in dims:
-        if d in dotted:
-            assert isinstance(d, tuple)
-            yield from ((d[0], f"{d[1]}{j}", False) for j in range(ranks[str(d[1])]))
+def _parse_tensor(text: str) -> tuple[_Tree, ...]:
+    stack: list[list[_Tree]] = [[]]
+    plus: list[bool] = [False]
+    text = text.rstrip()
+    at = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            raise ValueError(f"pattern {text!r}: cannot read {text[at:]!r}")
+        at = token.end()
+        mark, name, dots, one, punctuation = token.groups()
+        if name or one:
+            stack[-1].append(_Letter(mark or "", name or one, bool(dots)))
+        elif punctuation == "(":
+            stack.append([])
+            plus.append(False)
+        elif punctuation == "+":
+            plus[-1] = True
         else:
-            yield d
+            group = _Group(plus.pop(), tuple(stack.pop()))
+            stack[-1].append(group)
+    return tuple(stack[0])
 
 
-def _letters(tree: object) -> Iterator[tuple[str, str]]:
-    assert isinstance(tree, tuple)
-    if len(tree) == 3:
-        yield str(tree[0]), str(tree[1])
+def _spread(dims: tuple[_Tree, ...], rank: int, ranks: dict[str, int]) -> tuple[_Tree, ...]:
+    """Write `d...` out as d0 d1 ... so that there is one entry a dim."""
+    dotted = [d for d in dims if isinstance(d, _Letter) and d.dots]
+    for d in dotted:
+        ranks.setdefault(d.name, rank - len(dims) + 1)
+    if len(dims) - len(dotted) + sum(ranks[d.name] for d in dotted) != rank:
+        raise Misfit(f"a tensor of rank {rank} does not fit the pattern")
+    spread: list[_Tree] = []
+    for d in dims:
+        if isinstance(d, _Letter) and d.dots:
+            spread += [_Letter(d.mark, f"{d.name}{j}") for j in range(ranks[d.name])]
+        else:
+            spread.append(d)
+    return tuple(spread)
+
+
+def _letters(tree: _Tree) -> Iterator[_Letter]:
+    if isinstance(tree, _Letter):
+        yield tree
     else:
-        for part in tree[1]:
+        for part in tree.parts:
             yield from _letters(part)
 
 
-def _measure(tree: object, n: int, sizes: dict[str, int]) -> bool:
-    """Learn the size of the one unknown letter of a dim of size `n`; False if there are more."""
-    assert isinstance(tree, tuple)
-    unknown = [name for _, name in _letters(tree) if name not in sizes]
+def _unknown(tree: _Tree, sizes: Mapping[str, int]) -> list[str]:
+    return [letter.name for letter in _letters(tree) if letter.name not in sizes]
+
+
+def _learn(tree: _Tree, n: int, sizes: dict[str, int]) -> bool:
+    """Learn the one unknown letter of a dim of size `n`; False if there is more than one."""
+    unknown = _unknown(tree, sizes)
+    if len(unknown) > 1:
+        return False
     if not unknown:
         return True
-    if len(tree) == 3:
-        sizes[unknown[0]] = n
+    if isinstance(tree, _Letter):
+        sizes[tree.name] = n
         return True
-    kind, parts = tree
-    open_parts = [p for p in parts if any(name not in sizes for _, name in _letters(p))]
-    if len(open_parts) > 1 or len(unknown) > 1 and len(set(unknown)) > 1:
-        return False
-    known = [_size(p, sizes) for p in parts if p not in open_parts]
-    if kind == "cat":
-        return _measure(open_parts[0], n - sum(known), sizes)
-    rest = 1
-    for width in known:
-        rest *= width
-    if rest == 0 or n % rest:
-        raise Misfit(f"{n} is not a multiple of {rest}")
-    return _measure(open_parts[0], n // rest, sizes)
+    known = [_size(part, sizes) for part in tree.parts if not _unknown(part, sizes)]
+    [open_part] = [part for part in tree.parts if _unknown(part, sizes)]
+    if tree.plus:
+        return _learn(open_part, n - sum(known), sizes)
+    rest, remainder = divmod(n, product(known)) if product(known) else (0, n)
+    if remainder:
+        raise Misfit(f"{n} is not a multiple of {product(known)}")
+    return _learn(open_part, rest, sizes)
 
 
-def _size(tree: object, sizes: Mapping[str, int]) -> int:
-    assert isinstance(tree, tuple)
-    if len(tree) == 3:
-        return sizes[str(tree[1])]
-    total = 0 if tree[0] == "cat" else 1
-    for part in tree[1]:
-        total = total + _size(part, sizes) if tree[0] == "cat" else total * _size(part, sizes)
-    return total
+def _size(tree: _Tree, sizes: Mapping[str, int]) -> int:
+    if isinstance(tree, _Letter):
+        return sizes[tree.name]
+    widths = [_size(part, sizes) for part in tree.parts]
+    return sum(widths) if tree.plus else product(widths)
 
 
 def pattern(
@@ -285,51 +298,48 @@ def pattern(
     >>> print(pattern(op, "n (g i) *d..., (g o) i *k..., (g o) -> n (g o) *e...", g=3))
     n (g i) *d0 *d1, (g o) i *k0 *k1 -> n (g o) *e0 *e1
     """
-    left, right = text.split("->")
     ranks: dict[str, int] = {}
-    known = dict(sizes) | {"1": 1}
-    sides: list[list[tuple[object, ...] | None]] = []
-    todo: list[tuple[object, int]] = []
-    for side, shapes in ((left, op.ins), (right, op.outs)):
-        rows: list[tuple[object, ...] | None] = []
+    known = {"1": 1} | sizes
+    sides: list[list[tuple[_Tree, ...] | None]] = []
+    todo: list[tuple[_Tree, int]] = []
+    for side, shapes in zip(text.split("->"), (op.ins, op.outs), strict=True):
+        rows: list[tuple[_Tree, ...] | None] = []
         trees = _parse(side.strip())
         for k, shape in enumerate(shapes):
             if shape is None or k >= len(trees):
                 rows.append(None)
                 continue
-            row = tuple(_spread(trees[k], len(shape), ranks))
+            row = _spread(trees[k], len(shape), ranks)
             rows.append(row)
             todo += zip(row, shape, strict=True)
         sides.append(rows)
     while todo:
-        rest = [(tree, n) for tree, n in todo if not _measure(tree, n, known)]
+        rest = [(tree, n) for tree, n in todo if not _learn(tree, n, known)]
         if len(rest) == len(todo):
             raise Misfit(f"the sizes in {text!r} can't be told from the shapes")
         todo = rest
 
-    held = {name for rows in sides for row in rows if row for t in row for m, name in _letters(t) if m == "*"}
-    mixed = {
-        name for rows in sides for row in rows if row for t in row for m, name in _letters(t) if m == "~"
-    }
+    used = [letter for rows in sides for row in rows if row for tree in row for letter in _letters(tree)]
+    marks = {(letter.mark, letter.name) for letter in used}
     made = {
-        name: Atom(n, name, why if name in held else None, why if name in mixed else None)
+        name: Atom(n, name, why if ("*", name) in marks else None, why if ("~", name) in marks else None)
         for name, n in known.items()
     }
 
-    def build(tree: object, n: int | None = None) -> Axis:
-        assert isinstance(tree, tuple)
-        axis: Axis
-        if len(tree) == 3:
-            axis = Atom(1, "1") if tree[1] == "1" else made[str(tree[1])]
-        else:
-            axis = (cat if tree[0] == "cat" else prod)(*(build(part) for part in tree[1]))
-        if n is not None and size(axis) != n:
-            raise Misfit(f"{op.type}: a dim of size {n} does not fit {axis} of size {size(axis)}")
+    def build(tree: _Tree) -> Axis:
+        if isinstance(tree, _Letter):
+            return Atom(1, "1") if tree.name == "1" else made[tree.name]
+        return (cat if tree.plus else prod)(*map(build, tree.parts))
+
+    def dim(tree: _Tree, n: int) -> Axis:
+        axis = build(tree)
+        if size(axis) != n:
+            raise Misfit(f"a dim of size {n} does not fit {axis} of size {size(axis)}")
         return axis
 
     operands, results = (
         tuple(
-            None if row is None or shape is None else tuple(map(build, row, shape))
+            None if row is None or shape is None else tuple(map(dim, row, shape))
             for row, shape in zip(rows, shapes, strict=True)
         )
         for rows, shapes in zip(sides, (op.ins, op.outs), strict=True)

@@ -129,7 +129,8 @@ class Solver:
 
     def _factors(self, a: Prod, b: Prod, todo: list[tuple[Axis, Axis]]) -> int:
         """Line two products up from the tail, splitting the longer factor; the number of splits."""
-        left, right, splits, pairs = list(a.parts), list(b.parts), 0, []
+        left, right, splits = list(a.parts), list(b.parts), 0
+        pairs: list[tuple[Axis, Axis]] = []
         while left and right:
             x, y = self.resolve(left.pop()), self.resolve(right.pop())
             if isinstance(x, Prod) or isinstance(y, Prod):
@@ -145,12 +146,12 @@ class Solver:
             splits += 1
             if isinstance(x, Cat) and all(size(part) % size(y) == 0 for part in x.parts):
                 heads = [Atom(size(part) // size(y), "h") for part in x.parts]
-                pairs += [(part, prod(h, y)) for part, h in zip(x.parts, heads, strict=True)]
+                pairs += [(part, prod(head, y)) for part, head in zip(x.parts, heads, strict=True)]
                 left.append(cat(*heads))
             elif isinstance(x, Atom) and not rest:
-                head, tail = Atom(outer, x.name), Atom(size(y), x.name)
-                self._define(x, prod(head, tail))
-                left.append(head)
+                front, tail = Atom(outer, x.name), Atom(size(y), x.name)
+                self._define(x, prod(front, tail))
+                left.append(front)
                 pairs.append((tail, y))
             else:
                 self._give_up(a, b, f"groupings by {size(x)} and by {size(y)} do not line up")
@@ -161,7 +162,7 @@ class Solver:
     def _parts(self, a: Axis, b: Axis, todo: list[tuple[Axis, Axis]]) -> int:
         """Line two concatenations up from the front, splitting the longer part."""
         left, right, splits = deque([a]), deque([b]), 0
-        pairs = []
+        pairs: list[tuple[Axis, Axis]] = []
         while left and right:
             x, y = self.resolve(left.popleft()), self.resolve(right.popleft())
             if isinstance(x, Cat) or isinstance(y, Cat):

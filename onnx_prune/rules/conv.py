@@ -21,7 +21,7 @@ def conv(op: Op) -> Relation:
         zero=((0, 1), (2,)),
         why=SPACE,
         restate={"group": "g"},
-        g=op.int("group", 1),
+        g=op.integer("group", 1),
     )
 
 
@@ -38,5 +38,5 @@ def conv_transpose(op: Op) -> Relation:
         zero=((0, 1), (2,)),
         why=SPACE,
         restate={"group": "g"},
-        g=op.int("group", 1),
+        g=op.integer("group", 1),
     )
