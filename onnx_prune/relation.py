@@ -225,11 +225,11 @@ def _spread(dims: tuple[_Tree, ...], rank: int, ranks: dict[str, int]) -> tuple[
     if len(dims) - len(dotted) + sum(ranks[d.name] for d in dotted) != rank:
         raise Misfit(f"a tensor of rank {rank} does not fit the pattern")
     spread: list[_Tree] = []
-    for d in dims:
-        if isinstance(d, _Letter) and d.dots:
-            spread += [_Letter(d.mark, f"{d.name}{j}") for j in range(ranks[d.name])]
+    for tree in dims:
+        if isinstance(tree, _Letter) and tree.dots:
+            spread += [_Letter(tree.mark, f"{tree.name}{j}") for j in range(ranks[tree.name])]
         else:
-            spread.append(d)
+            spread.append(tree)
     return tuple(spread)
 
 

@@ -161,7 +161,9 @@ class Solver:
 
     def _parts(self, a: Axis, b: Axis, todo: list[tuple[Axis, Axis]]) -> int:
         """Line two concatenations up from the front, splitting the longer part."""
-        left, right, splits = deque([a]), deque([b]), 0
+        left: deque[Axis] = deque([a])
+        right: deque[Axis] = deque([b])
+        splits = 0
         pairs: list[tuple[Axis, Axis]] = []
         while left and right:
             x, y = self.resolve(left.popleft()), self.resolve(right.popleft())
