@@ -38,6 +38,7 @@ class Restate:
     Attributes:
         target: operand index, or the name of an attribute.
         form: "sizes": entry j is the number of channels kept on `axes[j]`;
+            "shape": the same as Reshape reads it, where 0 and -1 stay;
             "positions": entry j is a position on `axes[j]`, and becomes the number of kept
             channels before it; "indices": every entry is a position on `axes[0]` that stays, and
             becomes its rank among the kept.
@@ -45,7 +46,7 @@ class Restate:
     """
 
     target: int | str
-    form: Literal["sizes", "positions", "indices"]
+    form: Literal["sizes", "shape", "positions", "indices"]
     axes: tuple[Axis | None, ...]
 
 

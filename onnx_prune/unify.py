@@ -58,16 +58,20 @@ class Solver:
     def hold(self, axis: Axis, why: str) -> None:
         """Nothing on this axis may be cut; the first reason given for a channel run is kept."""
         for atom in atoms(self.resolve(axis)):
-            if self.held(atom) is None:
-                self._held[atom] = why
+            self._held.setdefault(atom, why)
+
+    def mix(self, axis: Axis, why: str) -> None:
+        """Cutting this axis changes a statistic; the first reason given is kept."""
+        for atom in atoms(self.resolve(axis)):
+            self._mixed.setdefault(atom, why)
 
     def held(self, atom: Atom) -> str | None:
         """Why a resolved atom is held, or None if it is free."""
-        return atom.held or self._held.get(atom)
+        return self._held.get(atom) or atom.held
 
     def mixed(self, atom: Atom) -> str | None:
         """Whose statistic cutting a resolved atom changes, or None."""
-        return atom.mixed or self._mixed.get(atom)
+        return self._mixed.get(atom) or atom.mixed
 
     def unify(self, left: Axis, right: Axis) -> None:
         """Make two axes the same, or hold what cannot be."""
@@ -111,8 +115,7 @@ class Solver:
         if held:
             self.hold(axis, held)
         if mixed:
-            for atom in atoms(self.resolve(axis)):
-                self._mixed.setdefault(atom, mixed)
+            self.mix(axis, mixed)
 
     def _join(self, a: Atom, b: Atom) -> None:
         self._parent[b] = a

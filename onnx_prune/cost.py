@@ -1,0 +1,55 @@
+"""What a model costs: parameters, and multiply-accumulates (1 MAC = one multiply and one add)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod as product
+
+from onnx_prune.graph import Graph, Node
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+
+def _conv(ins: list[Shape], outs: list[Shape]) -> int:
+    return product(outs[0]) * product(ins[1][1:])
+
+
+def _conv_transpose(ins: list[Shape], outs: list[Shape]) -> int:
+    return product(ins[0]) * product(ins[1][1:])
+
+
+def _matmul(ins: list[Shape], outs: list[Shape]) -> int:
+    return product(outs[0]) * ins[0][-1]
+
+
+def _gemm(ins: list[Shape], outs: list[Shape]) -> int:
+    inner = product(ins[0]) // max(outs[0][0], 1)
+    return product(outs[0]) * inner
+
+
+MACS: dict[str, Callable[[list[Shape], list[Shape]], int]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+}
+
+
+def macs(node: Node, shapes: Shapes) -> int:
+    """MACs of one node for tensors of these shapes; 0 for operators that multiply nothing up."""
+    count = MACS.get(node.op)
+    names = [name for name in (*node.inputs, *node.outputs) if name]
+    if count is None or any(name not in shapes for name in names):
+        return 0
+    return count([shapes[n] for n in node.inputs if n], [shapes[n] for n in node.outputs if n])
+
+
+def total_macs(graph: Graph, shapes: Shapes) -> int:
+    """MACs of the whole graph (the bodies of If, Loop and Scan are not counted)."""
+    return sum(macs(node, shapes) for node in graph.nodes)
+
+
+def total_params(shapes: Mapping[str, Shape]) -> int:
+    """Number of elements of the given weights."""
+    return sum(product(shape) for shape in shapes.values())

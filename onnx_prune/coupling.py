@@ -1,0 +1,451 @@
+"""Which channels of which tensors must go together, and for every axis that stays whole, why.
+
+    coupling = couple(graph)
+
+Every node's rule is asked for its relation, the solver makes the axes of every edge equal, and what
+is left are groups: an atom and all the dimensions of weights that it stands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod as product
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_prune.axis import Atom, Axis, Prod, atoms
+from onnx_prune.errors import Misfit
+from onnx_prune.fold import SMALL, Folded, small_integers
+from onnx_prune.graph import Graph, Node
+from onnx_prune.relation import Dims, Op, Relation
+from onnx_prune.rules import relate
+from onnx_prune.shapes import Shapes, infer
+from onnx_prune.unify import Solver
+
+Role = Literal["producer", "consumer", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One dimension of one weight that a group stands on.
+
+    Attributes:
+        weight: name of the initializer (or of the Constant node's output).
+        key: name of the copy that one user reads, where a vector is shared; else the weight's.
+        dim: the dimension.
+        role: "producer" if the slices make the group's channels (a convolution's filters),
+            "consumer" if they read them, "other" for biases, norms and depthwise filters.
+    """
+
+    weight: str
+    key: str
+    dim: int
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Channels that can only be removed together: an equivalence class of atoms.
+
+    Attributes:
+        name: its first producer's weight and dimension.
+        atom: the resolved atom; its size is the number of channels.
+        members: the dimensions of weights that it stands on.
+        mixed: whose statistic a cut changes, None for an exact group.
+    """
+
+    name: str
+    atom: Atom
+    members: tuple[Member, ...]
+    mixed: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return self.atom.size
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A dimension of a weight (or a part of it) that stays whole, and why."""
+
+    weight: str
+    dim: int
+    size: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A node with its relation written in resolved atoms.
+
+    Attributes:
+        node: the node.
+        relation: its relation.
+        exposed: operands summed over that masking does not make zero by itself.
+        mixed: atoms that the node takes a statistic over.
+    """
+
+    node: Node
+    relation: Relation
+    exposed: tuple[int, ...] = ()
+    mixed: frozenset[Atom] = frozenset()
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """All that analysis found out about a graph.
+
+    Attributes:
+        graph: the graph.
+        shapes: shapes at the first assignment of the dynamic axes.
+        probe: shapes at the second, None where nothing is dynamic.
+        folded: the shape arithmetic.
+        axes: for every tensor (and every private copy of a shared vector) an axis a dimension.
+        bound: the nodes that have a relation.
+        groups: what can be cut.
+        held: what can't.
+        copies: (node index, operand index) to the key of its private copy.
+    """
+
+    graph: Graph
+    shapes: Shapes
+    probe: Shapes | None
+    folded: Folded
+    axes: dict[str, Dims]
+    bound: tuple[Bound, ...]
+    groups: tuple[Group, ...]
+    held: tuple[Held, ...]
+    copies: dict[tuple[int, int], str]
+
+    def key(self, node: Node, k: int) -> str:
+        """The name under which `axes` has operand `k` of `node`."""
+        return self.copies.get((node.index, k), node.inputs[k])
+
+
+def couple(graph: Graph) -> Coupling:
+    """Analyse a graph; it never raises for a valid model: what is not understood is held."""
+    shapes, probe = infer(graph)
+    return _Analysis(graph, shapes, probe).run()
+
+
+@dataclass
+class _Analysis:
+    graph: Graph
+    shapes: Shapes
+    probe: Shapes | None
+    solver: Solver = field(default_factory=Solver)
+    axes: dict[str, Dims] = field(default_factory=dict)
+    zero: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+
+    def run(self) -> Coupling:
+        self.folded = Folded(self.graph, self.shapes)
+        self.values = self._static_values()
+        self.copies = dict(self._shared_vectors())
+        self._seed()
+        folded = {node.index for node in self.folded.nodes}
+        relations = []
+        for node in self.graph.nodes:
+            if node.op != "Constant" and node.index not in folded:
+                relation, exposed = self._relation(node)
+                if relation is not None:
+                    relations.append(Bound(node, relation, exposed))
+        for bound in relations:
+            self._unify(bound)
+        axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
+        resolved = tuple(self._resolved(bound) for bound in relations)
+        self.axes = axes
+        groups, held = self._groups(_roles(self, relations))
+        return Coupling(
+            self.graph,
+            self.shapes,
+            self.probe,
+            self.folded,
+            axes,
+            resolved,
+            groups,
+            held,
+            self.copies,
+        )
+
+    # What is known before any rule is asked.
+
+    def _static_values(self) -> dict[str, NDArray[Any]]:
+        """Small constants and folded tensors whose value is the same at both assignments."""
+        values = self.folded.run(self.shapes.known)
+        if self.probe is not None:
+            other = self.folded.run(self.probe.known)
+            values = {n: v for n, v in values.items() if np.array_equal(v, other[n])}
+        for name, tensor in self.graph.weights.items():
+            dims = tuple(tensor.dims)
+            if product(dims) <= SMALL or small_integers(dims, tensor.data_type):
+                values[name] = self.graph.array(name)
+        return values
+
+    def _shared_vectors(self) -> Iterator[tuple[tuple[int, int], str]]:
+        """Exporters merge equal vectors: each user of one gets a copy of its own for analysis."""
+        outputs = {value.name for value in self.graph.outputs}
+        fed = {value.name for value in self.graph.model.graph.input}
+        for name, tensor in self.graph.weights.items():
+            uses = self.graph.uses.get(name, [])
+            if len(uses) < 2 or sum(n > 1 for n in tensor.dims) > 1:
+                continue
+            if name not in outputs and name not in fed and name not in self.graph.captured:
+                for node, k in uses:
+                    yield (node, k), f"{name}\0{node}.{k}"
+
+    def _seed(self) -> None:
+        """Hold what no rule may let go: the graph's own inputs and outputs, and dynamic axes."""
+        for value in self.graph.inputs:
+            self._hold(value.name, f"{value.name} is a graph input")
+        for value in self.graph.outputs:
+            self._hold(value.name, f"{value.name} is a graph output")
+        for name, node in self.graph.captured.items():
+            self._hold(name, f"{name} is read inside the body of {node.label}")
+        for name in self.folded.names:
+            self._hold(name, "it is computed from shapes")
+        if self.probe is None:
+            return
+        for name, shape in self.shapes.known.items():
+            other = self.probe.known.get(name)
+            for j, axis in enumerate(self._dims(name) or ()):
+                if other is None or len(other) != len(shape) or other[j] != shape[j]:
+                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
+
+    def _dims(self, key: str) -> Dims | None:
+        """The axes of a tensor, made when first asked for; None if its shape is not known."""
+        if key not in self.axes:
+            name = key.split("\0")[0]
+            shape = self.shapes.known.get(name)
+            if shape is None:
+                return None
+            self.axes[key] = tuple(Atom(n, "c") for n in shape)
+            if name in self.graph.weights:
+                self.zero[key] = (True,) * len(shape)
+        return self.axes[key]
+
+    def _hold(self, key: str, why: str) -> None:
+        for axis in self._dims(key) or ():
+            self.solver.hold(axis, why)
+
+    def _key(self, node: Node, k: int) -> str:
+        return self.copies.get((node.index, k), node.inputs[k])
+
+    # Asking the rules.
+
+    def _op(self, node: Node, shapes: Shapes) -> Op:
+        def known(names: tuple[str, ...]) -> tuple[tuple[int, ...] | None, ...]:
+            return tuple(shapes.known[n] if n else None for n in names)
+
+        other = None if shapes is not self.shapes or self.probe is None else self._op(node, self.probe)
+        return Op(
+            node.proto.op_type,
+            known(node.inputs),
+            known(node.outputs),
+            node.attrs,
+            tuple(self.values.get(n) if n else None for n in node.inputs),
+            self.graph.opsets.get(node.domain, 1),
+            other,
+        )
+
+    def _relation(self, node: Node) -> tuple[Relation | None, tuple[int, ...]]:
+        """The node's relation, with all that it forbids held; None holds every axis around it."""
+        names = [name for name in (*node.inputs, *node.outputs) if name]
+        if any(name not in self.shapes.known for name in names):
+            why = f"a shape around {node.label} is not known"
+        elif self.probe is not None and any(name not in self.probe.known for name in names):
+            why = f"a shape around {node.label} is not known"
+        else:
+            why = f"no rule for {node.op} ({node.label})"
+            try:
+                relation = relate(self._op(node, self.shapes), node.domain)
+            except Misfit as misfit:
+                why, relation = f"{node.label}: {misfit}", None
+            if relation is not None:
+                return relation, self._obey(node, relation)
+        for k, name in enumerate(node.inputs):
+            if name:
+                self._hold(self._key(node, k), why)
+        for name in filter(None, node.outputs):
+            self._hold(name, why)
+        return None, ()
+
+    def _obey(self, node: Node, relation: Relation) -> tuple[int, ...]:
+        """Hold what the relation holds; the operands that need a mask where this node reads them."""
+        restated = {r.target for r in relation.restate}
+        for k, (name, dims) in enumerate(zip(node.inputs, relation.operands, strict=True)):
+            if name and dims is None and k not in restated:
+                self._hold(self._key(node, k), f"{node.label} reads it as a setting")
+        for name, dims in zip(node.outputs, relation.results, strict=True):
+            if name and dims is None:
+                self._hold(name, f"the rule of {node.op} says nothing about {name}")
+        for atom in {a for d in (*relation.operands, *relation.results) if d for x in d for a in atoms(x)}:
+            if atom.held:
+                self.solver.hold(atom, f"{node.label}: {atom.held}")
+            if atom.mixed:
+                self.solver.mix(atom, f"{node.label} takes a statistic over it")
+        exposed = self._contract(node, relation)
+        self._propagate_zero(node, relation)
+        return exposed
+
+    def _carriers(self, node: Node, relation: Relation, atom: Atom) -> dict[int, bool]:
+        """The operands that carry `atom`, and whether masking makes them zero there."""
+        found: dict[int, bool] = {}
+        for k, dims in enumerate(relation.operands):
+            for j, axis in enumerate(dims or ()):
+                if any(a is atom for a in atoms(axis)):
+                    flags = self.zero.get(self._key(node, k))
+                    found[k] = found.get(k, False) or (flags is not None and flags[j])
+        return found
+
+    def _contract(self, node: Node, relation: Relation) -> tuple[int, ...]:
+        """A sum over channels is cut exactly only where masking makes a factor of it zero."""
+        exposed = []
+        for atom in relation.contracted():
+            if self.solver.held(atom) or atom.mixed or atom.size == 1:
+                continue
+            carriers = self._carriers(node, relation, atom)
+            if not any(carriers.values()):
+                self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
+            exposed += [k for k, zero in carriers.items() if not zero]
+        return tuple(sorted(set(exposed)))
+
+    def _propagate_zero(self, node: Node, relation: Relation) -> None:
+        for name, dims in zip(node.outputs, relation.results, strict=True):
+            if name and dims is not None:
+                self.zero[name] = tuple(
+                    all(self._is_zero(node, relation, a) for a in atoms(axis)) for axis in dims
+                )
+
+    def _is_zero(self, node: Node, relation: Relation, atom: Atom) -> bool:
+        """Whether a masked channel of `atom` is zero in the results."""
+        if atom.held or atom.size == 1:
+            return True  # never masked
+        carriers = self._carriers(node, relation, atom)
+        if any(carriers.get(k) for k in relation.divisors):
+            return False
+        if not relation.zero:
+            return bool(carriers) and all(carriers.values())
+        return all(
+            any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
+            for clause in relation.zero
+        )
+
+    def _unify(self, bound: Bound) -> None:
+        node, relation = bound.node, bound.relation
+        for k, dims in enumerate(relation.operands):
+            if dims is not None and node.inputs[k]:
+                for have, said in zip(self._dims(self._key(node, k)) or (), dims, strict=True):
+                    self.solver.unify(have, said)
+        for name, dims in zip(node.outputs, relation.results, strict=True):
+            if dims is not None and name:
+                for have, said in zip(self._dims(name) or (), dims, strict=True):
+                    self.solver.unify(have, said)
+
+    def _resolved(self, bound: Bound) -> Bound:
+        relation, resolve = bound.relation, self.solver.resolve
+
+        def side(values: tuple[Dims | None, ...]) -> tuple[Dims | None, ...]:
+            return tuple(None if v is None else tuple(map(resolve, v)) for v in values)
+
+        restate = tuple(
+            type(r)(r.target, r.form, tuple(None if a is None else resolve(a) for a in r.axes))
+            for r in relation.restate
+        )
+        solved = type(relation)(
+            side(relation.operands), side(relation.results), restate, relation.zero, relation.divisors
+        )
+        dims = [d for d in (*relation.operands, *relation.results) if d]
+        mixed = {a for d in dims for axis in d for a in atoms(axis) if a.mixed}
+        leaves = frozenset(leaf for a in mixed for leaf in atoms(resolve(a)))
+        return Bound(bound.node, solved, bound.exposed, leaves)
+
+    # Reading the answer.
+
+    def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
+        members: dict[Atom, list[Member]] = {}
+        held: list[Held] = []
+        for key, dims in self.axes.items():
+            name = key.split("\0")[0]
+            if name not in self.graph.weights or (name == key and self._only_copies(name)):
+                continue
+            for j, axis in enumerate(dims):
+                member = Member(name, key, j, roles.get((key, j), "other"))
+                for atom in dict.fromkeys(atoms(axis)):
+                    why = self.solver.held(atom)
+                    if atom.size == 1:
+                        continue
+                    if why is None:
+                        members.setdefault(atom, []).append(member)
+                    else:
+                        held.append(Held(name, j, atom.size, why))
+        order = {"producer": 0, "consumer": 1, "other": 2}
+        groups = []
+        for atom, found in members.items():
+            first = min(found, key=lambda m: order[m.role])
+            groups.append(Group(f"{first.weight}:{first.dim}", atom, tuple(found), self.solver.mixed(atom)))
+        return tuple(groups), tuple(held)
+
+    def _only_copies(self, name: str) -> bool:
+        uses = self.graph.uses.get(name, [])
+        return bool(uses) and all(use in self.copies for use in uses)
+
+
+def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int], Role]:
+    """What each dimension of each weight does, read backwards so that a Transpose is looked through."""
+    roles: dict[tuple[str, int], Role] = {}
+    constant = set(analysis.graph.weights)
+    for bound in relations:
+        if all(not name or name in constant for name in bound.node.inputs):
+            constant.update(bound.node.outputs)
+    for bound in reversed(relations):
+        node, relation = bound.node, bound.relation
+        contracted = {a for a in relation.contracted() if a.size > 1 and _operands(relation, a) > 1}
+        derived = all(name in constant for name in node.outputs)
+        passed: dict[Atom, Role] = {}
+        if derived:
+            for name, dims in zip(node.outputs, relation.results, strict=True):
+                for j, axis in enumerate(dims or ()):
+                    passed.update((a, roles[name, j]) for a in atoms(axis) if (name, j) in roles)
+        for k, dims in enumerate(relation.operands):
+            if dims is None or node.inputs[k] not in constant:
+                continue
+            mine = {a for axis in dims for a in atoms(axis)}
+            for j, axis in enumerate(dims):
+                role: Role | None = None
+                if derived:
+                    role = next((passed[a] for a in atoms(axis) if a in passed), None)
+                elif any(a in contracted for a in atoms(axis)):
+                    role = "consumer"
+                elif mine & contracted:
+                    role = "producer"
+                if role is not None:
+                    roles.setdefault((analysis._key(node, k), j), role)
+    return roles
+
+
+def _operands(relation: Relation, atom: Atom) -> int:
+    """How many operands carry `atom`: a kernel's extent stands on one, what is summed over on two."""
+    return sum(any(a is atom for axis in dims or () for a in atoms(axis)) for dims in relation.operands)
+
+
+def products(coupling: Coupling) -> Iterator[Prod]:
+    """Every product of at least two atoms that stands on an axis."""
+    seen: set[Axis] = set()
+
+    def walk(axis: Axis) -> Iterator[Prod]:
+        if axis in seen or isinstance(axis, Atom):
+            return
+        seen.add(axis)
+        if isinstance(axis, Prod):
+            yield axis
+        for part in axis.parts:
+            yield from walk(part)
+
+    for dims in coupling.axes.values():
+        for axis in dims:
+            yield from walk(axis)
+

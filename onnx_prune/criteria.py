@@ -1,0 +1,150 @@
+"""How much a channel matters: one pure function a criterion, from weights to a score a channel.
+
+Every criterion takes the coupling and a group and returns float64 scores, shape (group.size,);
+channels with higher scores stay.  `CRITERIA` has them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_prune.axis import owner
+from onnx_prune.coupling import Coupling, Group, Member
+
+Scores = NDArray[np.float64]
+Criterion = Callable[[Coupling, Group], Scores]
+_CHUNK = 1 << 20
+
+
+def l1(coupling: Coupling, group: Group) -> Scores:
+    """L1 norm of the filters that produce each channel: sum of |w| over all producers.
+
+    Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.1.
+    """
+    return _sum(coupling, group, _producers(group), 1)
+
+
+def l2(coupling: Coupling, group: Group) -> Scores:
+    """L2 norm of the filters that produce each channel, over all producers together."""
+    return np.sqrt(_sum(coupling, group, _producers(group), 2))
+
+
+def group_l1(coupling: Coupling, group: Group) -> Scores:
+    """Mean over all coupled slices of their L1 norm, each member normalised to mean 1.
+
+    Fang et al. 2023, "DepGraph", section 3.3, with every member normalised on its own, so that a
+    wide consumer does not drown the filters.
+    """
+    return _group_norm(coupling, group, 1)
+
+
+def group_l2(coupling: Coupling, group: Group) -> Scores:
+    """Mean over all coupled slices of their L2 norm, each member normalised to mean 1."""
+    return _group_norm(coupling, group, 2)
+
+
+def fpgm(coupling: Coupling, group: Group) -> Scores:
+    """Sum of the distances to all other filters: the nearest to the geometric median goes first.
+
+    He et al. 2019, "Filter Pruning via Geometric Median", equation 4.
+    """
+    total = np.zeros(group.size)
+    for member in _producers(group):
+        filters = _filters(coupling, group, member)
+        squares = (filters**2).sum(1)
+        gram = squares[:, None] + squares[None, :] - 2 * filters @ filters.T
+        total += np.sqrt(np.maximum(gram, 0)).sum(1)
+    return total
+
+
+def bn_scale(coupling: Coupling, group: Group) -> Scores:
+    """Sum of |gamma| over the group's BatchNormalization scales; `l1` where it has none.
+
+    Liu et al. 2017, "Network Slimming", section 3.
+    """
+    scales = [m for m in group.members if _is_bn_scale(coupling, m)]
+    return _sum(coupling, group, scales, 1) if scales else l1(coupling, group)
+
+
+def random(coupling: Coupling, group: Group) -> Scores:
+    """Uniform noise, the same on every run: the control for every other criterion."""
+    index = coupling.groups.index(group)
+    return np.random.default_rng([20170217, index]).random(group.size)
+
+
+CRITERIA: dict[str, Criterion] = {
+    "l1": l1,
+    "l2": l2,
+    "group-l1": group_l1,
+    "group-l2": group_l2,
+    "fpgm": fpgm,
+    "bn-scale": bn_scale,
+    "random": random,
+}
+
+
+def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
+    """Sum of |w| ** power over all dims but one, in float64.
+
+    >>> channel_norms(np.array([[1.0, -2.0], [3.0, 0.0]]), 0, 1)
+    array([3., 3.])
+    >>> channel_norms(np.array([[1.0, -2.0], [3.0, 0.0]]), 1, 2)
+    array([10.,  4.])
+    """
+    outer, n = int(np.prod(weight.shape[:dim])), weight.shape[dim]
+    blocks = weight.reshape(outer, n, -1)
+    total = np.zeros(n)
+    for row in blocks:
+        step = max(1, _CHUNK // max(row.shape[1], 1))
+        for start in range(0, n, step):
+            part = np.abs(row[start : start + step].astype(np.float64))
+            total[start : start + step] += (part if power == 1 else part**power).sum(1)
+    return total
+
+
+def _producers(group: Group) -> list[Member]:
+    """The members that make the channels; where none does, those that read them, then the rest."""
+    for role in ("producer", "consumer", "other"):
+        found = [m for m in group.members if m.role == role]
+        if found:
+            return found
+    return []
+
+
+def _sum(coupling: Coupling, group: Group, members: Iterable[Member], power: int) -> Scores:
+    total = np.zeros(group.size)
+    for member in members:
+        norms = channel_norms(coupling.graph.array(member.weight), member.dim, power)
+        positions, channels = owner(coupling.axes[member.key][member.dim], group.atom)
+        total += np.bincount(channels, norms[positions], group.size)
+    return total
+
+
+def _group_norm(coupling: Coupling, group: Group, power: int) -> Scores:
+    total = np.zeros(group.size)
+    for member in group.members:
+        norms = _sum(coupling, group, [member], power) ** (1 / power)
+        total += norms / (norms.mean() or 1.0)
+    return total / len(group.members)
+
+
+def _filters(coupling: Coupling, group: Group, member: Member) -> Scores:
+    """The filters of one producer as rows, shape (group.size, weights a channel)."""
+    weight = np.moveaxis(coupling.graph.array(member.weight), member.dim, 0)
+    rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
+    positions, channels = owner(coupling.axes[member.key][member.dim], group.atom)
+    order = np.argsort(channels, kind="stable")
+    return rows[positions[order]].reshape(group.size, -1)
+
+
+def _is_bn_scale(coupling: Coupling, member: Member) -> bool:
+    graph = coupling.graph
+    return any(
+        graph.nodes[node].op == "BatchNormalization" and k == 1
+        for node, k in graph.uses.get(member.weight, ())
+        if coupling.key(graph.nodes[node], k) == member.key
+    )

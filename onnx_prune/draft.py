@@ -1,0 +1,120 @@
+"""A model in the making: its structure as a ModelProto, its large weights as functions.
+
+Both the cut and the masked model are drafts over the same original; nothing is copied before it is
+written or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from numpy.typing import NDArray
+
+from onnx_prune import tensors
+from onnx_prune.graph import Graph
+
+Array = NDArray[Any]
+_SMALL = 1024  # bytes: smaller tensors are simply copied
+_DATA = {"raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"}
+_DATA |= {"external_data", "data_location", "dims"}
+
+
+@dataclass
+class Draft:
+    """A model whose `content` still has to be filled in.
+
+    Attributes:
+        model: the structure; initializers named in `content` carry dims and type but no data.
+        content: for such initializers, a function that makes the array.
+    """
+
+    model: onnx.ModelProto
+    content: dict[str, Callable[[], Array]] = field(default_factory=dict)
+
+    def whole(self) -> onnx.ModelProto:
+        """The model with all content filled in; the draft keeps its structure and gains the data."""
+        for tensor in self.model.graph.initializer:
+            if tensor.name in self.content:
+                tensors.fill(tensor, self.content.pop(tensor.name)())
+        return self.model
+
+
+def start(graph: Graph, change: Callable[[str], Callable[[Array], Array] | None]) -> Draft:
+    """A draft of `graph` with some weights changed.
+
+    Args:
+        graph: the original, left as it is.
+        change: for a weight's name, a function from its values to the new ones, or None to keep it.
+
+    Returns:
+        The draft; weights in Constant nodes are changed in place.
+    """
+    draft = Draft(_without_weights(graph.model))
+    for tensor in graph.model.graph.initializer:
+        edit = change(tensor.name)
+        copy = draft.model.graph.initializer.add()
+        if edit is None and (tensors.is_external(tensor) or len(tensor.raw_data) <= _SMALL):
+            copy.CopyFrom(tensor)
+            continue
+        _copy_fields(tensor, copy, skip=_DATA)
+        if edit is None:
+            copy.dims.extend(tensor.dims)
+            draft.content[tensor.name] = lambda name=tensor.name: graph.array(name)
+        else:
+            draft.content[tensor.name] = lambda name=tensor.name, edit=edit: edit(graph.array(name))
+    for node in graph.nodes:
+        if node.op == "Constant" and node.outputs[0] in graph.weights:
+            edit = change(node.outputs[0])
+            if edit is not None:
+                _set_constant(draft.model.graph.node[node.index], edit(graph.array(node.outputs[0])))
+    return draft
+
+
+def add_constant(draft: Draft, name: str, value: Array) -> str:
+    """A new initializer; an equal one that was added before under `name` is used again."""
+    taken = {t.name: t for t in draft.model.graph.initializer}
+    fresh, j = name, 1
+    while fresh in taken:
+        fresh, j = f"{name}_{j}", j + 1
+    draft.model.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), fresh))
+    return fresh
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    if len(UnknownFieldSet(model)) or len(UnknownFieldSet(model.graph)):
+        # fields of a newer onnx survive only a whole copy
+        copy.CopyFrom(model)
+        del copy.graph.initializer[:]
+        return copy
+    _copy_fields(model, copy, skip={"graph"})
+    _copy_fields(model.graph, copy.graph, skip={"initializer"})
+    return copy
+
+
+def _copy_fields(source: Message, target: Message, skip: set[str]) -> None:
+    for descriptor, value in source.ListFields():
+        if descriptor.name in skip:
+            continue
+        if descriptor.is_repeated:
+            getattr(target, descriptor.name).extend(value)
+        elif descriptor.message_type is not None:
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)
+
+
+def _set_constant(node: onnx.NodeProto, value: Array) -> None:
+    tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(value))
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            tensors.fill(attribute.t, value)
+            return
+    del node.attribute[:]
+    node.attribute.append(onnx.helper.make_attribute("value", tensor))

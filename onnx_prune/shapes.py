@@ -1,0 +1,160 @@
+"""The concrete shape of every tensor, at two assignments of the dynamic axes.
+
+Each dynamic axis is given a prime, a different one for each name and each assignment; whatever
+differs between the two is dynamic.  onnx's shape inference answers for most models; where it leaves
+a tensor open, the graph itself is run in onnxruntime with a Shape output a tensor, which is complete
+by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import onnx
+
+from onnx_prune.graph import Graph
+from onnx_prune.runtime import RunError, Session, random_feeds
+
+Shape = tuple[int, ...]
+_SMALL = 1024  # elements: shape operands and index tables stay in the skeleton, weights do not
+_BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
+_SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
+_SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Shapes of all tensors at one assignment.
+
+    Attributes:
+        inputs: shapes given to the graph's inputs.
+        known: shape of every tensor that is known.
+        types: element type (TensorProto.DataType) of every tensor that is known.
+    """
+
+    inputs: dict[str, Shape]
+    known: dict[str, Shape] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+
+
+def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
+    """Shapes at the first assignment, and at the second where an axis is dynamic."""
+    error: RunError | None = None
+    best: tuple[Shapes, Shapes | None] | None = None
+    for scale in _SCALES:
+        assignments = list(_assignments(graph, scale))
+        found = [_static(graph, inputs) for inputs in assignments]
+        missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
+        best = best or (found[0], found[1] if len(found) > 1 else None)
+        if missing:
+            try:
+                for shapes in found:
+                    _probe(graph, shapes, missing)
+            except RunError as failure:
+                error = failure
+                if len(assignments) == 1:
+                    break
+                continue
+        return found[0], found[1] if len(found) > 1 else None
+    assert error is not None and best is not None
+    return best
+
+
+def _names(graph: Graph) -> list[str]:
+    return [name for node in graph.nodes if node.op != "Constant" for name in node.outputs if name]
+
+
+def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
+    """Input shapes with a prime for every dynamic axis; one assignment if there is none."""
+    names: dict[str, list[int]] = {"batch": [], "size": []}
+    symbols: dict[str, tuple[str, int]] = {}
+    layout: dict[str, list[int | str]] = {}
+    for value in graph.inputs:
+        row: list[int | str] = []
+        for j, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                row.append(dim.dim_value)
+                continue
+            symbol = dim.dim_param or f"{value.name}:{j}"
+            kind = "batch" if j == 0 else "size"
+            if symbol not in symbols:
+                symbols[symbol] = (kind, len(names[kind]))
+                names[kind].append(j)
+            row.append(symbol)
+        layout[value.name] = row
+    for which in (0, 1) if symbols else (0,):
+
+        def prime(entry: int | str, which: int = which) -> int:
+            if isinstance(entry, int):
+                return entry
+            kind, j = symbols[entry]
+            if kind == "batch":
+                return _BATCHES[j % len(_BATCHES)][which]
+            return _SIZES[j % len(_SIZES)][which] * scale
+
+        yield {name: tuple(map(prime, row)) for name, row in layout.items()}
+
+
+def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
+    """The model without its large weights (their shapes stay, as inputs) and with fixed inputs."""
+    source = graph.model
+    model = onnx.ModelProto(ir_version=max(source.ir_version, 4))
+    model.opset_import.extend(source.opset_import)
+    model.functions.extend(source.functions)
+    model.graph.name = source.graph.name
+    model.graph.node.extend(source.graph.node)
+    for value in graph.inputs:
+        kind = value.type.tensor_type.elem_type
+        fixed = onnx.helper.make_tensor_value_info(value.name, kind, inputs[value.name])
+        model.graph.input.append(fixed)
+    for tensor in source.graph.initializer:
+        count = 1
+        for n in tensor.dims:
+            count *= n
+        if count > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            model.graph.input.append(info)
+        else:
+            model.graph.initializer.append(tensor)
+    for value in source.graph.output:
+        model.graph.output.append(onnx.ValueInfoProto(name=value.name))
+    return model
+
+
+def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
+    """What onnx's own inference finds without running anything."""
+    shapes = Shapes(inputs, dict(inputs))
+    for name, tensor in graph.weights.items():
+        shapes.known[name] = tuple(tensor.dims)
+        shapes.types[name] = tensor.data_type
+    model = onnx.shape_inference.infer_shapes(_skeleton(graph, inputs), data_prop=True)
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        kind = value.type.tensor_type
+        if kind.elem_type:
+            shapes.types[value.name] = kind.elem_type
+        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+            shapes.known.setdefault(value.name, tuple(d.dim_value for d in kind.shape.dim))
+    return shapes
+
+
+def _probe(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
+    """Run the graph and read the shapes of the tensors that inference left open."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    _fix_inputs(model, shapes.inputs)
+    del model.graph.value_info[:]
+    del model.graph.output[:]
+    for j, name in enumerate(missing):
+        model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape of {j}"]))
+        model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
+    session = Session(model, graph.folder)
+    feeds = random_feeds(graph.inputs, shapes.inputs)
+    for name, value in zip(missing, session.run(feeds), strict=True):
+        shapes.known[name] = tuple(int(n) for n in value)
+
+
+def _fix_inputs(model: onnx.ModelProto, inputs: dict[str, Shape]) -> None:
+    for value in model.graph.input:
+        for dim, n in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
+            dim.dim_value = n
