@@ -171,6 +171,11 @@ def hold(atom: Atom, why: str = WHOLE) -> Atom:
     return replace(atom, held=why)
 
 
+def mix(atom: Atom, why: str) -> Atom:
+    """A fresh mixed atom of the same size and letter."""
+    return replace(atom, mixed=why)
+
+
 @dataclass(frozen=True, slots=True)
 class _Letter:
     mark: str
