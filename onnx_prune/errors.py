@@ -36,3 +36,13 @@ class Misfit(PruneError):
     """A rule's pattern does not fit the shapes of a node; the node's axes are then held."""
 
     exit_code = 3
+
+
+class Interrupted(SystemExit):
+    """A signal asked the process to stop (exit code 128 + its number: Ctrl-C 130, SIGTERM 143, SIGHUP 129).
+
+    Not a `PruneError`: nothing is wrong, and `except Exception` must not stop it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
