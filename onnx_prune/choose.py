@@ -68,7 +68,10 @@ def candidates(coupling: Coupling, budget: Budget) -> list[Group]:
         return abs(floor(ratio * group.size + _EPSILON) / group.size - ratio)
 
     chosen: set[Atom] = set()
-    for group in sorted(free, key=lambda g: (off_target(g), -g.size)):
+    def blocked(group: Group) -> int:
+        return len(rivals.get(group.atom, ()))
+
+    for group in sorted(free, key=lambda g: (off_target(g), -g.size, blocked(g))):
         if not rivals.get(group.atom, set()) & chosen:
             chosen.add(group.atom)
     return [g for g in free if g.atom in chosen]

@@ -26,6 +26,7 @@ from onnx_prune.shapes import Shapes, infer
 from onnx_prune.unify import Solver
 
 Role = Literal["producer", "consumer", "other"]
+SETTING = "it says sizes or positions, and is restated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,8 @@ class _Analysis:
             return
         for name, shape in self.shapes.known.items():
             other = self.probe.known.get(name)
+            if other == shape:
+                continue
             for j, axis in enumerate(self._dims(name) or ()):
                 if other is None or len(other) != len(shape) or other[j] != shape[j]:
                     self.solver.hold(axis, f"axis {j} of {name} is dynamic")
@@ -277,8 +280,8 @@ class _Analysis:
         """Hold what the relation holds; the operands that need a mask where this node reads them."""
         restated = {r.target for r in relation.restate}
         for k, (name, dims) in enumerate(zip(node.inputs, relation.operands, strict=True)):
-            if name and dims is None and k not in restated:
-                self._hold(self._key(node, k), f"{node.label} reads it as a setting")
+            if name and dims is None:
+                self._hold(self._key(node, k), SETTING if k in restated else f"{node.label} reads it whole")
         for name, dims in zip(node.outputs, relation.results, strict=True):
             if name and dims is None:
                 self._hold(name, f"the rule of {node.op} says nothing about {name}")
@@ -295,6 +298,8 @@ class _Analysis:
         """The operands that carry `atom`, and whether masking makes them zero there."""
         found: dict[int, bool] = {}
         for k, dims in enumerate(relation.operands):
+            if dims is not None:
+                self._dims(self._key(node, k))  # a weight's flags are made with its axes
             for j, axis in enumerate(dims or ()):
                 if any(a is atom for a in atoms(axis)):
                     flags = self.zero.get(self._key(node, k))
@@ -380,7 +385,7 @@ class _Analysis:
                         continue
                     if why is None:
                         members.setdefault(atom, []).append(member)
-                    else:
+                    elif why != SETTING:
                         held.append(Held(name, j, atom.size, why))
         order = {"producer": 0, "consumer": 1, "other": 2}
         groups = []

@@ -13,7 +13,7 @@ from onnx_prune.axis import Atom, Axis, Mask, keep
 
 def restated(
     value: NDArray[Any],
-    form: Literal["sizes", "positions", "indices"],
+    form: Literal["sizes", "shape", "positions", "indices"],
     axes: Sequence[Axis | None],
     plan: Mapping[Atom, Mask],
 ) -> NDArray[Any]:
@@ -57,7 +57,9 @@ def restated(
         kept = None if axis is None else keep(axis, plan)
         if kept is None or kept.all():
             continue
-        if form == "sizes":
+        if form == "shape" and entry in (0, -1):
+            continue
+        if form in ("sizes", "shape"):
             flat[j] = kept.sum()
         elif -kept.size <= entry <= kept.size:
             flat[j] = kept[: entry % kept.size if entry < 0 else entry].sum()

@@ -144,7 +144,7 @@ def reshape(op: Op) -> Relation:
     (a b) c, _ -> a (b c)
     """
     before, after = _view(op)
-    return Relation((before, None), (after,), (Restate(1, "sizes", after),))
+    return Relation((before, None), (after,), (Restate(1, "shape", after),))
 
 
 @rule("Flatten", "Unsqueeze")
