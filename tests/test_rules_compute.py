@@ -45,7 +45,10 @@ def node_cases() -> dict[str, list[Case]]:
         # ONNX gives a case the version in which its operator last changed, which may be before 7.
         opset = max([OLDEST, *(o.version for o in made.model.opset_import if not o.domain)])
         feeds = dict(zip((i.name for i in made.model.graph.input), made.data_sets[0][0], strict=False))
-        arrays = [feeds.get(name) for name in node.input]
+        arrays = [
+            onnx.numpy_helper.to_array(a) if isinstance(a, onnx.TensorProto) else a
+            for a in map(feeds.get, node.input)
+        ]
         plain = all(
             a is None or (isinstance(a, np.ndarray | np.generic) and a.dtype.kind in PLAIN) for a in arrays
         )
