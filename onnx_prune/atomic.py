@@ -1,7 +1,7 @@
 """Replace a file, and the data file beside it, or leave everything as it was.
 
 The new bytes go to a file with a random name in the target's own folder, reach the disk, and take the
-target's name in one step. A data file gets a name that nothing uses yet, so the old pair stays whole until then.
+target's name in one step. A data file gets a name that nothing uses yet, so the old pair stays whole.
 Killed outright (SIGKILL, power), a process can leave its unfinished files behind, never a broken target.
 """
 

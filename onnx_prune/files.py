@@ -174,6 +174,9 @@ class _Writer:
     ) -> None:
         self._model, self._content, self._folder, self._new = model, content, folder, new
         self._wire, self._left_out = _serialize(model)
+        strangers = content.keys() - {tensor.name for tensor in model.graph.initializer}
+        if strangers:
+            raise ValueError(f"content for {sorted(strangers)}, which are no initializers")
 
     def pieces(self, external: bool) -> list[wire.Piece]:
         """The whole model; with `external`, after its data went to the data file."""
@@ -183,9 +186,9 @@ class _Writer:
             index, tensor = next(initializers) if main else (-1, TensorProto.FromString(serialized))
             computed = self._content.get(tensor.name) if main else None
             movable = external and main and tensor.data_type != TensorProto.STRING
-            if computed is None and not tensors.is_external(tensor) and index not in self._left_out:
-                if not movable or tensors.nbytes(tensor) < INLINE_BELOW:
-                    return None
+            present = computed is None and not tensors.is_external(tensor) and index not in self._left_out
+            if present and (not movable or tensors.nbytes(tensor) < INLINE_BELOW):
+                return None
             head = TensorProto.FromString(serialized)
             tensors.clear(head)
             if computed is not None and tensor.data_type == TensorProto.STRING:
@@ -286,9 +289,13 @@ def _chunks(pieces: list[wire.Piece]) -> Iterator[bytes | memoryview]:
 
 def _locations(file: Path) -> set[str]:
     """External data that a file uses; none if it is not a model."""
-    with suppress(OSError, ValueError, RecursionError, DecodeError), open(file, "rb") as opened:
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-            return wire.locations(view)
+    with (
+        suppress(OSError, ValueError, RecursionError, DecodeError),
+        open(file, "rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+    ):
+        return wire.locations(view)
     return set()
 
 

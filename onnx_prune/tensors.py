@@ -284,18 +284,20 @@ def _place(tensor: TensorProto, folder: Path | None) -> tuple[Path, int]:
     path = Path(os.path.realpath(inside / location))
     parts = Path(location.replace("\\", "/")).parts
     if Path(location).is_absolute() or ".." in parts or not path.is_relative_to(inside):
-        raise InputError(f"{where}: external data {location!r} lie outside {folder}; copy the file into it")
+        raise InputError(
+            f"{where}: external data {location!r} lie outside {str(folder)!r}; copy the file into it"
+        )
     try:
         status = path.stat()
     except OSError:
         raise InputError(
-            f"{where}: external data {location!r} are not in {folder}; put the file there"
+            f"{where}: external data {location!r} are not in {str(folder)!r}; put the file there"
         ) from None
     if not stat.S_ISREG(status.st_mode) or not os.access(path, os.R_OK):
-        raise InputError(f"{where}: external data {location!r} in {folder} are not a readable file")
+        raise InputError(f"{where}: external data {location!r} in {str(folder)!r} are not a readable file")
     if status.st_nlink > 1:
         raise InputError(
-            f"{where}: external data {location!r} are a hard link and may be a file outside {folder}; copy it"
+            f"{where}: external data {location!r} are a hard link and may be a file outside {str(folder)!r}; copy it"
         )
     need = nbytes(tensor)
     if length != need:
