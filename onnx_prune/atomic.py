@@ -13,7 +13,7 @@ import secrets
 import signal
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -43,7 +43,6 @@ def terminable() -> Iterator[None]:
         ...     stop.code
         143
     """
-    before: dict[int, Any] = {}
     stopped = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -52,18 +51,47 @@ def terminable() -> Iterator[None]:
             stopped = True
             raise Interrupted(signum)
 
+    with _handling(stop):
+        yield
+
+
+@contextmanager
+def unstoppable() -> Iterator[None]:
+    """Let signals wait until the block, which must be short, has ended.
+
+    Example:
+        >>> try:
+        ...     with unstoppable():
+        ...         signal.raise_signal(signal.SIGINT)
+        ...         print("still here")
+        ... except KeyboardInterrupt:
+        ...     print("stopped")
+        still here
+        stopped
+    """
+    waiting: list[int] = []
+    with _handling(lambda signum, frame: waiting.append(signum)):
+        yield
+    for signum in waiting:
+        signal.raise_signal(signum)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals that ask to stop, in the main thread and where Python may restore them."""
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.getsignal(number)
     try:
         for number in before:
-            signal.signal(number, stop)
+            signal.signal(number, handler)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 class Replacement:
@@ -79,7 +107,7 @@ class Replacement:
         self._temporary = target.parent / f".onnx-prune-{secrets.token_hex(8)}.tmp"
         self._data_path: Path | None = None
         self._files: list[IO[bytes]] = []
-        self._renaming = False
+        self._placed = False
 
     def add(self, data: NDArray[np.uint8]) -> tuple[str, int]:
         """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
@@ -96,7 +124,7 @@ class Replacement:
         return self._data_path.name, offset + padding
 
     def finish(self, chunks: Iterator[bytes | memoryview]) -> None:
-        """Write the target's bytes and put it in its place."""
+        """Write the target's bytes, to the disk."""
         file = self._create(self._temporary)
         for chunk in chunks:
             self.written += file.write(chunk)
@@ -105,26 +133,11 @@ class Replacement:
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())
-        self._renaming = True
+
+    def place(self) -> None:
+        """Put what was finished in the target's place."""
         os.replace(self._temporary, self._target)
-        self._sync_folder()
-
-    def close(self) -> None:
-        """Close the files; remove them unless the target is in its place."""
-        for file in self._files:
-            with suppress(OSError):  # a full disk is reported once already
-                file.close()
-        if self._renaming and not os.path.lexists(self._temporary):
-            return
-        for path in (self._temporary, self._data_path):
-            if path is not None:
-                path.unlink(missing_ok=True)
-
-    def _create(self, path: Path) -> IO[bytes]:
-        self._files.append(open(path, "xb"))  # noqa: SIM115  closed by close()
-        return self._files[-1]
-
-    def _sync_folder(self) -> None:
+        self._placed = True
         if hasattr(os, "O_DIRECTORY"):
             folder = os.open(self._target.parent, os.O_DIRECTORY)
             try:
@@ -132,13 +145,26 @@ class Replacement:
             finally:
                 os.close(folder)
 
+    def close(self) -> None:
+        """Close the files; remove them unless the target is in its place."""
+        for file in self._files:
+            with suppress(OSError):  # a full disk is reported once already
+                file.close()
+        if not self._placed:
+            for path in filter(None, (self._temporary, self._data_path)):
+                path.unlink(missing_ok=True)
+
+    def _create(self, path: Path) -> IO[bytes]:
+        self._files.append(open(path, "xb"))  # noqa: SIM115  closed by close()
+        return self._files[-1]
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Replacement]:
     """Write a file, through symbolic links, whole or not at all.
 
     Args:
-        path: The file to write; `finish` gives it its content.
+        path: The file to write; `finish` gives it its content, `place` its name.
 
     Raises:
         Unwritable: The operating system refused; the old file is as it was.
@@ -148,6 +174,7 @@ def replacing(path: Path) -> Iterator[Replacement]:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "a") as new:
         ...         new.finish(iter([b"abc"]))
+        ...         new.place()
         ...     (Path(folder) / "a").read_bytes(), os.listdir(folder)
         (b'abc', ['a'])
     """
@@ -166,7 +193,8 @@ def replacing(path: Path) -> Iterator[Replacement]:
         try:
             yield new
         finally:
-            new.close()
+            with unstoppable():
+                new.close()
     except OSError as error:
         way_out = "free space or choose another place" if error.errno in _FULL else "choose another place"
         raise Unwritable(f"cannot write {shown}: {error.strerror or error}; {way_out}") from None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from onnx_prune import tensors, wire
-from onnx_prune.atomic import Replacement, replacing, terminable
+from onnx_prune.atomic import Replacement, replacing, terminable, unstoppable
 from onnx_prune.errors import InputError
 from onnx_prune.wellformed import check_names, check_versions
 
@@ -157,8 +157,9 @@ def save(
                     "over 2 GB are stored outside of initializers; make initializers of constants"
                 )
         new.finish(_chunks(pieces))
-    if before:
-        _remove_old_data(target, before - _locations(target), folder)
+        with unstoppable():
+            new.place()
+            _remove_old_data(target, before, folder)
     return new.written
 
 
@@ -246,7 +247,7 @@ def _serialize(model: ModelProto) -> tuple[bytes, set[int]]:
         and tensors.nbytes(tensor) >= INLINE_BELOW
     }
     copied: list[Message] = [model, model.graph, *(initializers[index] for index in heavy)]
-    if any(len(UnknownFieldSet(message)) for message in copied):
+    if heavy and any(len(UnknownFieldSet(message)) for message in copied):
         heavy = set()
     if not heavy:
         try:
@@ -299,10 +300,10 @@ def _locations(file: Path) -> set[str]:
     return set()
 
 
-def _remove_old_data(target: Path, unused: set[str], source: Path | None) -> None:
-    """Remove the old target's data files: those named after it that nothing else is known to use."""
+def _remove_old_data(target: Path, old: set[str], source: Path | None) -> None:
+    """Remove data files that the old target used: those named after it that no model is known to use."""
     ours = re.compile(re.escape(target.name) + r"(-[0-9a-f]{8})?\.data")
-    for name in filter(ours.fullmatch, unused):
+    for name in filter(ours.fullmatch, old):
         file = target.parent / name
         inside = None if source is None else Path(os.path.realpath(source))
         if inside is not None and inside != target.parent and file.is_relative_to(inside):
