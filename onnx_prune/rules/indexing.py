@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnx_prune.axis import Atom, Axis
 from onnx_prune.relation import NEVER, Dims, Op, Relation, Restate, Shape, Zero, hold, letters, positive
 from onnx_prune.rules import rule
