@@ -81,7 +81,8 @@ def groupings(draw: st.DrawFn, sizes: list[int]) -> Shape:
         if shape and draw(st.integers(0, 1)):
             shape[-1] *= n
         else:
-            shape += [1] * draw(st.integers(0, 1)) + [n]
+            ones = draw(st.integers(0, 1))
+            shape += [1] * ones + [n]
     return tuple(shape)
 
 
