@@ -173,7 +173,7 @@ def check(
     followers = {follower.target for follower in relation.restate}
     for k, (array, dims) in enumerate(zip(arrays, relation.operands, strict=True)):
         if array is not None and dims is not None:
-            small[k] = array[kept(dims, plan)]
+            small[k] = np.asarray(array[kept(dims, plan)])
             # what is restated says where things are: it follows the cut, masking it means nothing
             blank[k] = array if k in followers else masked(array, dims, plan)
     try:

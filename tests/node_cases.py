@@ -34,9 +34,9 @@ def node_cases() -> dict[tuple[str, str], list[NodeCase]]:
         collected = collect_testcases(None)
     found: dict[tuple[str, str], list[NodeCase]] = {}
     for case in collected:
-        graph = case.model.graph
-        if len(graph.node) != 1 or not case.data_sets:
+        if case.model is None or not case.data_sets or len(case.model.graph.node) != 1:
             continue
+        graph = case.model.graph
         [node] = graph.node
         feeds = dict(zip((value.name for value in graph.input), case.data_sets[0][0], strict=True))
         arrays = tuple(feeds.get(name) for name in node.input)

@@ -78,10 +78,10 @@ def groupings(draw: st.DrawFn, sizes: list[int]) -> Shape:
     """A shape that groups a run of factors, with dims of size one in between."""
     shape: list[int] = []
     for n in sizes:
-        if shape and draw(st.integers(0, 1)):
+        joined, ones = draw(st.booleans()), draw(st.integers(0, 1))
+        if shape and joined:
             shape[-1] *= n
         else:
-            ones = draw(st.integers(0, 1))
             shape += [1] * ones + [n]
     return tuple(shape)
 
