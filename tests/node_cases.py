@@ -39,9 +39,10 @@ def node_cases() -> dict[tuple[str, str], list[NodeCase]]:
         graph = case.model.graph
         [node] = graph.node
         feeds = dict(zip((value.name for value in graph.input), case.data_sets[0][0], strict=True))
-        arrays = tuple(feeds.get(name) for name in node.input)
-        if not all(array is None or isinstance(array, np.ndarray) for array in arrays):
+        given = [feeds.get(name) for name in node.input]
+        if not all(value is None or isinstance(value, np.ndarray | np.generic) for value in given):
             continue
+        arrays = tuple(None if value is None else np.asarray(value) for value in given)
         attrs: dict[str, Any] = {}
         for attribute in node.attribute:
             value = helper.get_attribute_value(attribute)
