@@ -308,6 +308,7 @@ def _remove_old_data(target: Path, old: set[str], source: Path | None) -> None:
         inside = None if source is None else Path(os.path.realpath(source))
         if inside is not None and inside != target.parent and file.is_relative_to(inside):
             continue  # a model in a folder above might use it
-        if not any(name in _locations(other) for other in target.parent.glob("*.onnx*") if other != file):
+        others = (other for other in target.parent.glob("*.onnx*") if other.suffix != ".data")
+        if not any(name in _locations(other) for other in others):
             with suppress(OSError):
                 file.unlink()
