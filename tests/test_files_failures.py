@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_models import build, names, run, weight, write, write_external
+from file_models import as_nobody, build, names, run, weight, write, write_external
 from onnx import ModelProto
 
 from onnx_prune import files, tensors
@@ -44,12 +44,16 @@ def test_unwritable_folder() -> None:
     cannot_write(Path("/proc/a.onnx"), "No such file or directory; choose another place")
 
 
-def test_write_protected_file(tmp_path: Path) -> None:
-    path = write(tmp_path, build())
-    path.chmod(0o444)
-    if os.access(path, os.W_OK):
-        pytest.skip("root may write everything")
-    cannot_write(path, "it is write-protected; choose another name")
+def test_write_protected_file_and_folder() -> None:
+    with as_nobody() as folder:
+        path = write(folder, build())
+        path.chmod(0o444)
+        cannot_write(path, "it is write-protected; choose another name")
+        folder.chmod(0o555)
+        for external in ("never", "always"):
+            cannot_write(folder / "a.onnx", "Permission denied; choose another place", external=external)
+        folder.chmod(0o755)
+        assert names(folder) == ["in.onnx"]
 
 
 def test_external_data_lost_while_saving(tmp_path: Path) -> None:

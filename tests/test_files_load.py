@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from file_models import FLOAT, build, value, weight, write, write_external
+from file_models import FLOAT, as_nobody, build, value, weight, write, write_external
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnx_prune import files
@@ -42,12 +42,14 @@ def test_name_that_no_file_can_have(tmp_path: Path) -> None:
     refuse(tmp_path / ("a" * 300), "cannot be read: File name too long; check its permissions")
 
 
-def test_unreadable(tmp_path: Path) -> None:
-    path = write(tmp_path, build())
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("root may read everything")
-    refuse(path, "cannot be read: Permission denied; check its permissions")
+def test_unreadable() -> None:
+    with as_nobody() as folder:
+        path = write(folder, build())
+        path.chmod(0)
+        refuse(path, "cannot be read: Permission denied; check its permissions")
+        path = write_external(folder, "a.onnx")
+        (folder / "a.onnx.data").chmod(0)
+        refuse(path, f"tensor 'w': external data 'a.onnx.data' in {str(folder)!r} are not a readable file")
 
 
 def test_git_lfs_pointer(tmp_path: Path) -> None:
