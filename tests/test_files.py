@@ -62,6 +62,13 @@ def test_unchanged_models_come_out_byte_for_byte(tmp_path: Path, where: str) -> 
     assert (tmp_path / "out.onnx").read_bytes() == whole == loaded.SerializeToString()
 
 
+def test_an_explicit_default_location_stays(tmp_path: Path) -> None:
+    model = build()
+    model.graph.initializer[0].data_location = TensorProto.DEFAULT
+    files.save(model, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == model.SerializeToString()
+
+
 @pytest.mark.parametrize("where", ["nowhere", "model", "graph", "tensor", "node"])
 def test_out_to_external_data_and_back_byte_for_byte(tmp_path: Path, where: str) -> None:
     model = everything() if where == "nowhere" else with_unknown_fields(where)
