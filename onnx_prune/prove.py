@@ -22,7 +22,7 @@ from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
 Progress = Callable[[str], None]
-TOLERANCE = {onnx.TensorProto.FLOAT16: 2e-2, onnx.TensorProto.BFLOAT16: 1e-1}
+TOLERANCE: dict[int, float] = {onnx.TensorProto.FLOAT16: 2e-2, onnx.TensorProto.BFLOAT16: 1e-1}
 _FLOAT = 1e-4
 _QUANTIZED = 5e-2  # a few steps of an 8-bit scale
 _SEEDS = 3  # a step that rounding pushed over its edge is not pushed again by other inputs
@@ -136,20 +136,22 @@ class _Prover:
             session = self._session(copy)
             answers = [session.run(run.small_feeds, self.watch.compared) for run in runs]
         except RunError as error:
-            self.complaint = f"the cut model does not run, the masked original does: {error}; {self._report()}"
+            self.complaint = (
+                f"the cut model does not run, the masked original does: {error}; {self._report()}"
+            )
             return None, ""
         worst: tuple[float, float, float, str] | None = None
         for run, answer in zip(runs, answers, strict=True):
             for name, got, want in zip(self.watch.compared, answer, run.want, strict=True):
-                error, allowed = difference(np.asarray(got), want), self._tolerance(name)
-                if worst is None or error / allowed > worst[0]:
-                    worst = (error / allowed, error, allowed, name)
+                gap, allowed = difference(np.asarray(got), want), self._tolerance(name)
+                if worst is None or gap / allowed > worst[0]:
+                    worst = (gap / allowed, gap, allowed, name)
         assert worst is not None
-        ratio, error, allowed, name = worst
+        ratio, gap, allowed, name = worst
         if ratio <= 1:
-            return Proof(error, allowed, self.watch.compared, len(runs)), ""
+            return Proof(gap, allowed, self.watch.compared, len(runs)), ""
         self.complaint = (
-            f"the cut model differs from the masked original: {name} by {error:.1e} of its largest value "
+            f"the cut model differs from the masked original: {name} by {gap:.1e} of its largest value "
             f"where {allowed:.0e} is allowed; {self._report()}"
         )
         return None, name

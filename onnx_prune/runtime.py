@@ -79,7 +79,6 @@ class Session:
         except Exception as error:  # as above
             raise RunError(f"onnxruntime fails while running the model: {_one_line(error)}") from None
 
-
     def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
         """The model with its large weights handed to onnxruntime as arrays.
 
