@@ -133,6 +133,22 @@ def keep(axis: Axis, plan: Mapping[Atom, Mask]) -> Mask:
             return mask
 
 
+def count(axis: Axis, counts: Mapping[Atom, int]) -> int:
+    """How many positions stay when `counts` channels of the atoms named there do.
+
+    >>> a, b = Atom(4, "a"), Atom(3, "b")
+    >>> count(prod(a, cat(b, b)), {a: 2}), count(cat(a, b), {b: 1})
+    (12, 5)
+    """
+    match axis:
+        case Atom():
+            return counts.get(axis, axis.size)
+        case Cat():
+            return sum(count(part, counts) for part in axis.parts)
+        case Prod():
+            return product(count(part, counts) for part in axis.parts)
+
+
 def owner(axis: Axis, atom: Atom) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Which positions of `axis` belong to which channel of `atom`.
 

@@ -8,14 +8,15 @@ Everything here is a pure function; ties go to the lower index.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import floor
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Cat, Mask, Prod, atoms, size
+from onnx_prune.axis import Atom, Axis, Mask, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
 from onnx_prune.settings import Budget
 
@@ -23,12 +24,21 @@ Scores = Mapping[Atom, NDArray[np.float64]]
 _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
 
 
-def candidates(coupling: Coupling, budget: Budget) -> list[Group]:
-    """The groups that may be cut together: no two of them are factors of one product."""
+def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()) -> list[Group]:
+    """The groups that may be cut together: no two of them are factors of one product.
+
+    Of the factors of a product the one whose cut lands nearest the ratio is taken, on a tie the
+    one with more channels, then the one that rules out fewest others.
+
+    Args:
+        coupling: the analysed model.
+        budget: what was asked for.
+        barred: atoms that turned out to be uncuttable.
+    """
     free = [
         g
         for g in coupling.groups
-        if (budget.mixed or g.mixed is None) and not matches(coupling, g, budget.ignore)
+        if (budget.mixed or g.mixed is None) and g.atom not in barred and not matches(coupling, g, budget.ignore)
     ]
     rivals: dict[Atom, set[Atom]] = {}
     for product in products(coupling):
@@ -73,20 +83,47 @@ def ratio_of(coupling: Coupling, group: Group, budget: Budget) -> float:
     return ratio
 
 
-def choose(coupling: Coupling, scores: Scores, budget: Budget) -> dict[Atom, Mask]:
-    """Which channels of each group stay; groups that stay whole are left out."""
-    groups = candidates(coupling, budget)
-    counts = _global_counts(groups, scores, budget) if budget.across else {}
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was decided.
+
+    Attributes:
+        plan: for each group that is cut, which channels stay; shape (size,).
+        asked: for each group that could be cut, how many channels the ratio alone would keep.
+        groups: those groups.
+    """
+
+    plan: dict[Atom, Mask]
+    asked: dict[Atom, int]
+    groups: tuple[Group, ...]
+
+    @property
+    def removed(self) -> int:
+        """Channels removed over all groups."""
+        return sum(int((~mask).sum()) for mask in self.plan.values())
+
+    @property
+    def asked_removed(self) -> int:
+        """Channels that the ratio alone would remove."""
+        return sum(g.size - self.asked[g.atom] for g in self.groups)
+
+
+def choose(coupling: Coupling, scores: Scores, budget: Budget, groups: Sequence[Group]) -> Choice:
+    """Which channels of each group stay.
+
+    Args:
+        coupling: the analysed model.
+        scores: for each group's atom a score a channel, shape (size,); the highest stay.
+        budget: what was asked for.
+        groups: the groups that may be cut, see `candidates`.
+    """
+    asked = _global_counts(groups, scores, budget) if budget.across else {}
     for group in groups:
-        if group.atom not in counts or any(matches(coupling, group, [g]) for g, _ in budget.layer_ratios):
-            ratio = ratio_of(coupling, group, budget)
-            counts[group.atom] = group.size - floor(ratio * group.size + _EPSILON)
-    for group in groups:
-        floor_ = max(1, min(budget.min_channels, group.size), _least(group.size, budget.max_ratio))
-        counts[group.atom] = max(floor_, counts[group.atom])
-    asked = dict(counts)
+        if group.atom not in asked or any(matches(coupling, group, [g]) for g, _ in budget.layer_ratios):
+            asked[group.atom] = group.size - floor(ratio_of(coupling, group, budget) * group.size + _EPSILON)
+        asked[group.atom] = max(_least(group, budget), asked[group.atom])
+    counts = dict(asked)
     _round(coupling, counts, budget)
-    del asked
     plan = {}
     for group in groups:
         kept = counts[group.atom]
@@ -94,11 +131,13 @@ def choose(coupling: Coupling, scores: Scores, budget: Budget) -> dict[Atom, Mas
             mask = np.zeros(group.size, np.bool_)
             mask[np.argsort(-scores[group.atom], kind="stable")[:kept]] = True
             plan[group.atom] = mask
-    return plan
+    return Choice(plan, asked, tuple(groups))
 
 
-def _least(n: int, max_ratio: float) -> int:
-    return n - floor(max_ratio * n + _EPSILON)
+def _least(group: Group, budget: Budget) -> int:
+    """The fewest channels that a group may keep."""
+    by_ratio = group.size - floor(budget.max_ratio * group.size + _EPSILON)
+    return min(group.size, max(1, budget.min_channels, by_ratio))
 
 
 def _global_counts(groups: Sequence[Group], scores: Scores, budget: Budget) -> dict[Atom, int]:
@@ -111,8 +150,7 @@ def _global_counts(groups: Sequence[Group], scores: Scores, budget: Budget) -> d
     left = floor(budget.ratio * len(order) + _EPSILON)
     for _, rank, _ in sorted(order):
         group = groups[rank]
-        least = max(1, budget.min_channels, _least(group.size, budget.max_ratio))
-        if left and counts[group.atom] > least:
+        if left and counts[group.atom] > _least(group, budget):
             counts[group.atom] -= 1
             left -= 1
     return counts
@@ -134,9 +172,10 @@ def multiple(width: int, round_to: int | Literal["auto"]) -> int:
 
 
 def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget) -> None:
-    """Round whole axes to a multiple, each by the group that moves its width least."""
-    if budget.round_to == 1:
-        return
+    """Round whole axes to a multiple, each by the group that moves its width least.
+
+    Axes on which fewer groups stand come first; what they settled is not moved again.
+    """
     axes: dict[Axis, None] = {}
     for name, dims in coupling.axes.items():
         if name.split("\0")[0] in coupling.graph.weights:
@@ -144,31 +183,17 @@ def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget) -> None:
     done: set[Atom] = set()
     for axis in sorted(axes, key=lambda axis: sum(a in counts for a in atoms(axis))):
         step = multiple(size(axis), budget.round_to)
+        width = count(axis, counts)
         free = [a for a in dict.fromkeys(atoms(axis)) if a in counts and a not in done]
         done.update(free)
-        kept = _kept(axis, counts)
-        if kept % step == 0 or not free:
+        if width % step == 0:
             continue
-        best = None
-        for atom in free:
-            for count in range(1, atom.size + 1):
-                new = _kept(axis, counts | {atom: count})
-                if new % step == 0 or new == size(axis):
-                    rank = (abs(new - kept), -new, abs(count - counts[atom]))
-                    best = min(best, (rank, atom.size, count, atom), key=lambda b: b[:3]) if best else (
-                        rank, atom.size, count, atom)
-        if best is not None:
-            counts[best[3]] = best[2]
-
-
-def _kept(axis: Axis, counts: Mapping[Atom, int]) -> int:
-    match axis:
-        case Atom():
-            return counts.get(axis, axis.size)
-        case Cat():
-            return sum(_kept(part, counts) for part in axis.parts)
-        case Prod():
-            total = 1
-            for part in axis.parts:
-                total *= _kept(part, counts)
-            return total
+        moves = [
+            (abs(new - width), -new, abs(k - counts[atom]), j, k)
+            for j, atom in enumerate(free)
+            for k in range(1, atom.size + 1)
+            if (new := count(axis, counts | {atom: k})) % step == 0 or new == size(axis)
+        ]
+        if moves:
+            *_, j, k = min(moves)
+            counts[free[j]] = k

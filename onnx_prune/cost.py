@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod as product
 
+from onnx_prune.axis import Atom, atoms, count
+from onnx_prune.coupling import Coupling
 from onnx_prune.graph import Graph, Node
 
 Shape = tuple[int, ...]
@@ -53,3 +55,34 @@ def total_macs(graph: Graph, shapes: Shapes) -> int:
 def total_params(shapes: Mapping[str, Shape]) -> int:
     """Number of elements of the given weights."""
     return sum(product(shape) for shape in shapes.values())
+
+
+def savings(coupling: Coupling, counts: Mapping[Atom, int]) -> dict[Atom, tuple[int, int]]:
+    """What the cut of each group saves, (params, MACs), all other cuts being made.
+
+    Args:
+        coupling: the analysed model.
+        counts: channels kept of each atom that is cut.
+    """
+    graph = coupling.graph
+    tensors: dict[Atom, list[str]] = {}
+    for name, dims in coupling.axes.items():
+        for atom in {a for axis in dims for a in atoms(axis) if a in counts}:
+            tensors.setdefault(atom, []).append(name)
+
+    def shape(name: str, kept: Mapping[Atom, int]) -> Shape:
+        known = coupling.shapes.known[name]
+        return tuple(count(axis, kept) for axis in coupling.axes[name]) if name in coupling.axes else known
+
+    after = {name: shape(name, counts) for name in coupling.shapes.known}
+    saved: dict[Atom, tuple[int, int]] = {}
+    for atom in counts:
+        others = {a: n for a, n in counts.items() if a is not atom}
+        without = {name: shape(name, others) for name in tensors.get(atom, ()) if "\0" not in name}
+        params = sum(product(s) - product(after[n]) for n, s in without.items() if n in graph.weights)
+        users = {i for name in without for i, _ in graph.uses.get(name, ())}
+        users |= {graph.makers[name].index for name in without if name in graph.makers}
+        around = {**after, **without}
+        work = sum(macs(graph.nodes[i], around) - macs(graph.nodes[i], after) for i in users)
+        saved[atom] = (params, work)
+    return saved

@@ -141,6 +141,7 @@ class _Analysis:
     solver: Solver = field(default_factory=Solver)
     axes: dict[str, Dims] = field(default_factory=dict)
     zero: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    extents: set[tuple[str, int]] = field(default_factory=set)
 
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
@@ -290,6 +291,10 @@ class _Analysis:
                 self.solver.hold(atom, f"{node.label}: {atom.held}")
             if atom.mixed:
                 self.solver.mix(atom, f"{node.label} takes a statistic over it")
+        for k, dims in enumerate(relation.operands):
+            for j, axis in enumerate(dims or ()):
+                if isinstance(axis, Atom) and axis.held and _is_extent(relation, axis):
+                    self.extents.add((self._key(node, k), j))
         exposed = self._contract(node, relation)
         self._propagate_zero(node, relation)
         return exposed
@@ -385,7 +390,7 @@ class _Analysis:
                         continue
                     if why is None:
                         members.setdefault(atom, []).append(member)
-                    elif why != SETTING:
+                    elif why != SETTING and (key, j) not in self.extents:
                         held.append(Held(name, j, atom.size, why))
         order = {"producer": 0, "consumer": 1, "other": 2}
         groups = []
@@ -430,6 +435,12 @@ def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int],
                 if role is not None:
                     roles.setdefault((analysis._key(node, k), j), role)
     return roles
+
+
+def _is_extent(relation: Relation, atom: Atom) -> bool:
+    """Whether a dim is an operand's own, like a kernel's height: no channels to speak of."""
+    inside = any(a is atom for dims in relation.results for axis in dims or () for a in atoms(axis))
+    return not inside and _operands(relation, atom) == 1
 
 
 def _operands(relation: Relation, atom: Atom) -> int:

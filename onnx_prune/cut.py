@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Mask, atoms, keep
+from onnx_prune.axis import Atom, Mask, atoms, count, keep
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, add_constant, start
 from onnx_prune.errors import PruneError
@@ -41,13 +42,13 @@ def masks(coupling: Coupling, key: str, plan: Plan) -> list[Mask | None]:
 
 def shapes_after(coupling: Coupling, plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The shape of every tensor once the plan is carried out."""
+    counts = {atom: int(mask.sum()) for atom, mask in plan.items()}
     after = dict(shapes)
-    for key in coupling.axes:
-        found = masks(coupling, key, plan) if "\0" not in key else []
-        if any(mask is not None for mask in found):
-            after[key] = tuple(
-                n if mask is None else int(mask.sum())
-                for n, mask in zip(shapes[key], found, strict=True)
+    for name, dims in coupling.axes.items():
+        if name in after:
+            after[name] = tuple(
+                count(axis, counts) if any(a in plan for a in atoms(axis)) else n
+                for n, axis in zip(shapes[name], dims, strict=True)
             )
     return after
 
@@ -64,6 +65,59 @@ def slicer(found: list[Mask | None]) -> Callable[[Array], Array]:
     return take
 
 
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A private copy of a shared vector, for the users that need another cut of it.
+
+    Attributes:
+        name: the copy's name in the cut model.
+        source: the shared vector's.
+        key: the key in `Coupling.axes` of one of the users.
+        users: (node index, operand index) pairs that read the copy.
+    """
+
+    name: str
+    source: str
+    key: str
+    users: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """How shared vectors are parted.
+
+    Attributes:
+        leading: for each shared vector the key of the cut that most users need; it keeps the name.
+        made: the copies for the others.
+    """
+
+    leading: dict[str, str]
+    made: tuple[Copy, ...]
+
+
+def copies_made(coupling: Coupling, plan: Plan) -> Copies:
+    """Copy on write: exporters merge equal vectors, and their users may be cut differently."""
+    taken = {*coupling.graph.weights, *coupling.shapes.known}
+    shared: dict[str, dict[tuple[bytes, ...], list[tuple[tuple[int, int], str]]]] = {}
+    for user, key in coupling.copies.items():
+        cuts = tuple(b"" if m is None else m.tobytes() for m in masks(coupling, key, plan))
+        shared.setdefault(key.split("\0")[0], {}).setdefault(cuts, []).append((user, key))
+    leading: dict[str, str] = {}
+    made: list[Copy] = []
+    for name, versions in shared.items():
+        ranked = sorted(versions.values(), key=len, reverse=True)
+        leading[name] = ranked[0][0][1]
+        for version in ranked[1:]:
+            (index, _), key = version[0]
+            user = next(filter(None, coupling.graph.nodes[index].outputs))
+            fresh = f"{name}.{user}"
+            while fresh in taken:
+                fresh += "_"
+            taken.add(fresh)
+            made.append(Copy(fresh, name, key, tuple(user for user, _ in version)))
+    return Copies(leading, tuple(made))
+
+
 def cut(coupling: Coupling, plan: Plan) -> Draft:
     """The smaller model.
 
@@ -75,47 +129,23 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
         CannotRestate: a dynamic shape operand can't follow.
     """
     graph = coupling.graph
-    shared: dict[str, list[str]] = {}
-    for key in coupling.copies.values():
-        shared.setdefault(key.split("\0")[0], []).append(key)
-    leading = {name: _leading(coupling, keys, plan) for name, keys in shared.items()}
+    copies = copies_made(coupling, plan)
 
     def change(name: str) -> Callable[[Array], Array] | None:
-        found = masks(coupling, leading.get(name, name), plan)
+        found = masks(coupling, copies.leading.get(name, name), plan)
         return slicer(found) if any(mask is not None for mask in found) else None
 
     draft = start(graph, change)
     live = _live_names(draft.model.graph)
-    _copy_on_write(coupling, plan, draft, leading)
+    for copy in copies.made:
+        array = slicer(masks(coupling, copy.key, plan))(graph.array(copy.source))
+        add_constant(draft, copy.name, array)
+        for index, k in copy.users:
+            draft.model.graph.node[index].input[k] = copy.name
     _Restater(coupling, plan, draft).run()
     _declare(coupling, plan, draft.model.graph)
     _bury(draft, live)
     return draft
-
-
-def _signature(coupling: Coupling, key: str, plan: Plan) -> tuple[bytes, ...]:
-    return tuple(b"" if mask is None else mask.tobytes() for mask in masks(coupling, key, plan))
-
-
-def _leading(coupling: Coupling, keys: list[str], plan: Plan) -> str:
-    """The copy of a shared vector whose cut most users need: it keeps the name."""
-    counts = Counter(_signature(coupling, key, plan) for key in keys)
-    return max(keys, key=lambda key: counts[_signature(coupling, key, plan)])
-
-
-def _copy_on_write(coupling: Coupling, plan: Plan, draft: Draft, leading: Mapping[str, str]) -> None:
-    """Users of a shared vector that need another cut of it read a copy of their own."""
-    made: dict[tuple[str, tuple[bytes, ...]], str] = {}
-    for (index, k), key in coupling.copies.items():
-        name = key.split("\0")[0]
-        mine = _signature(coupling, key, plan)
-        if mine == _signature(coupling, leading[name], plan):
-            continue
-        if (name, mine) not in made:
-            array = slicer(masks(coupling, key, plan))(coupling.graph.array(name))
-            user = next(filter(None, coupling.graph.nodes[index].outputs))
-            made[name, mine] = add_constant(draft, f"{name}.{user}", array)
-        draft.model.graph.node[index].input[k] = made[name, mine]
 
 
 class _Restater:

@@ -27,12 +27,10 @@ Array = NDArray[Any]
 def masked(coupling: Coupling, plan: Plan) -> Draft:
     """The original with everything that `plan` removes set to zero."""
     graph = coupling.graph
-    leading: dict[str, list[str]] = {}
-    for key in coupling.copies.values():
-        leading.setdefault(key.split("\0")[0], []).append(key)
+    shared = {key.split("\0")[0] for key in coupling.copies.values()}
 
     def change(name: str) -> Callable[[Array], Array] | None:
-        if name in leading:
+        if name in shared:
             return None  # each user gets its own, below
         found = masks(coupling, name, plan)
         return _zeroer(found) if any(mask is not None for mask in found) else None

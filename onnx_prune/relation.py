@@ -35,6 +35,9 @@ WHOLE = "the operator needs it whole"
 class Restate:
     """An operand or attribute that repeats sizes or positions, and must follow the cut.
 
+    One that the node leaves out is as if it said the sizes of `axes` (a held atom may stand for a
+    number).  An operand whose own axes are cut is cut first, and never masked: it says where, not what.
+
     Attributes:
         target: operand index, or the name of an attribute.
         form: "sizes": entry j is the number of channels kept on `axes[j]`;

@@ -34,6 +34,7 @@ _DATA_FIELDS = (
 _PACKED_BITS = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "float4_e2m1fn": 4}
 _PACKED_BITS |= {"float6_e2m3fn": 6, "float6_e3m2fn": 6}
 _MOST_BYTES = 2**62
+_LOSSLESS = "surrogateescape"  # strings need not be UTF-8
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -130,9 +131,7 @@ def check(tensor: TensorProto, folder: Path | None) -> None:
         onnx_prune.errors.InputError: tensor 'w': dims [3] need 12 bytes, it has 8; re-export the model
     """
     if tensor.HasField("segment"):
-        raise InputError(
-            f"tensor {tensor.name!r} is stored in segments, which no runtime reads; re-export it"
-        )
+        raise InputError(f"tensor {tensor.name!r} is in segments, which no runtime reads; re-export it")
     need = nbytes(tensor)
     if is_external(tensor):
         _place(tensor, folder)
@@ -168,7 +167,9 @@ def read(tensor: TensorProto, folder: Path | None = None) -> NDArray[Any]:
     check(tensor, folder)
     dtype, dims = dtype_of(tensor), tuple(tensor.dims)
     if dtype.kind == "O":
-        return np.array([text.decode() for text in tensor.string_data], dtype=object).reshape(dims)
+        return np.array([text.decode(errors=_LOSSLESS) for text in tensor.string_data], dtype=object).reshape(
+            dims
+        )
     if not is_external(tensor) and not tensor.HasField("raw_data"):
         return numpy_helper.to_array(tensor)
     data = stored(tensor, folder)
@@ -238,7 +239,7 @@ def fill(tensor: TensorProto, array: NDArray[Any]) -> None:
     clear(tensor)
     tensor.dims[:] = array.shape
     if array.dtype.kind == "O":
-        tensor.string_data.extend(text.encode() for text in array.reshape(-1))
+        tensor.string_data.extend(text.encode(errors=_LOSSLESS) for text in array.reshape(-1))
     else:
         tensor.raw_data = payload(array).tobytes()
 
@@ -267,7 +268,7 @@ def _field_length(tensor: TensorProto) -> int:
 
 def _place(tensor: TensorProto, folder: Path | None) -> tuple[Path, int]:
     """File and offset of external data, once they are known to be inside the folder and of the right size."""
-    where = f"tensor {tensor.name!r}"
+    where, home = f"tensor {tensor.name!r}", repr(str(folder))
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if folder is None:
@@ -284,18 +285,18 @@ def _place(tensor: TensorProto, folder: Path | None) -> tuple[Path, int]:
     path = Path(os.path.realpath(inside / location))
     parts = Path(location.replace("\\", "/")).parts
     if Path(location).is_absolute() or ".." in parts or not path.is_relative_to(inside):
-        raise InputError(f"{where}: external data {location!r} lie outside {folder}; copy the file into it")
+        raise InputError(f"{where}: external data {location!r} lie outside {home}; copy the file into it")
     try:
         status = path.stat()
     except OSError:
         raise InputError(
-            f"{where}: external data {location!r} are not in {folder}; put the file there"
+            f"{where}: external data {location!r} are not in {home}; put the file there"
         ) from None
     if not stat.S_ISREG(status.st_mode) or not os.access(path, os.R_OK):
-        raise InputError(f"{where}: external data {location!r} in {folder} are not a readable file")
+        raise InputError(f"{where}: external data {location!r} in {home} are not a readable file")
     if status.st_nlink > 1:
         raise InputError(
-            f"{where}: external data {location!r} are a hard link and may be a file outside {folder}; copy it"
+            f"{where}: external data {location!r} are a hard link and may be a file outside {home}; copy it"
         )
     need = nbytes(tensor)
     if length != need:

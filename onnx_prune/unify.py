@@ -19,6 +19,7 @@ from collections import deque
 from onnx_prune.axis import Atom, Axis, Cat, Prod, atoms, cat, prod, size
 
 MAX_SPLITS = 64
+EMPTY = "an axis of size zero"
 TANGLED = "its axis meets a rearrangement of itself"
 
 
@@ -82,6 +83,8 @@ class Solver:
                 continue
             if size(a) != size(b):
                 self._give_up(a, b, f"axes of sizes {size(a)} and {size(b)} meet")
+            elif not size(a):
+                self._give_up(a, b, EMPTY)
             elif (why := self._wholly_held(a)) is not None:
                 self.hold(b, why)
             elif (why := self._wholly_held(b)) is not None:
@@ -102,9 +105,10 @@ class Solver:
     def _wholly_held(self, axis: Axis) -> str | None:
         why = None
         for atom in atoms(axis):
-            why = self.held(atom)
-            if why is None and atom.size != 1:
+            reason = self.held(atom)
+            if reason is None and atom.size != 1:
                 return None
+            why = why or reason
         return why
 
     def _give_up(self, a: Axis, b: Axis, why: str) -> None:
@@ -197,9 +201,9 @@ class Solver:
             return (empty, axis) if at == 0 else (axis, empty)
         match axis:
             case Atom():
-                first, second = Atom(at, axis.name), Atom(axis.size - at, axis.name)
-                self._define(axis, cat(first, second))
-                return first, second
+                front, tail = Atom(at, axis.name), Atom(axis.size - at, axis.name)
+                self._define(axis, cat(front, tail))
+                return front, tail
             case Cat():
                 before: list[Axis] = []
                 parts = list(axis.parts)

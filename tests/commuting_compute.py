@@ -58,7 +58,7 @@ def run(
         return list(session.run(None, feeds))
     except Exception as refusal:  # onnxruntime has an exception class for each status code
         try:
-            return list(ReferenceEvaluator(model).run(None, feeds))
+            return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
         except Exception as error:
             raise Unrunnable(f"{op_type}: {refusal}; {error}") from error
 
@@ -164,6 +164,7 @@ def check(
         Unrunnable: nothing here runs the node.
     """
     attrs = dict(attrs or {})
+    arrays = [None if a is None else np.asarray(a) for a in arrays]
     whole = run(op_type, arrays, attrs, opset, outputs)
     # What an engine folds: scalars and integer vectors after the first operand.
     values = tuple(
@@ -212,7 +213,6 @@ def check(
             relation.results, run(op_type, masked(arrays, relation, plan), attrs, opset, outputs), strict=True
         ):
             if dims is not None:
-                # No plan touches a dim without the atom, so there is nothing to look at there.
                 assert not np.any(y[~grid(dims, plan)]), f"{relation}: masked channels of {atom} are not zero"
     return len(found)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnx_prune.axis import Atom, Axis
-from onnx_prune.relation import NEVER, Dims, Op, Relation, Restate, Shape, Zero, hold, letters, positive
+from onnx_prune.relation import NEVER, Dims, Op, Relation, Restate, Zero, hold, letters, positive
 from onnx_prune.rules import rule
 from onnx_prune.rules.movement import run
 
@@ -56,18 +54,20 @@ def gather_elements(op: Op) -> Relation:
     >>> print(gather_elements(Op("GatherElements", ((3, 9), (3, 4)), ((3, 4),), {"axis": 1})))
     a *b, a j -> a j
     """
-    data, indices = op.shape(), op.shape(1)
-    axis = positive(op.integer("axis"), len(data))
-    # indices may be shorter than the data on the other axes: then they face its front
-    x, i = _faced(data, indices, axis)
-    table = (*x[:axis], Atom(data[axis], str(letters(data)[axis]), LOOKED_UP), *x[axis + 1 :])
-    looked = (*i[:axis], Atom(indices[axis], "ijklmnop"[axis % 8]), *i[axis + 1 :])
+    table, looked = _faced(op, None)
     return Relation((table, looked), (looked,), zero=BY_DATA)
 
 
-def _faced(data: Shape, indices: Shape, axis: int) -> tuple[Dims, Dims]:
-    """For each dim but `axis` the data's axis, and the front of it that the indices face."""
-    pairs = [(x, x) if j == axis else run(x, 0, indices[j]) for j, x in enumerate(letters(data))]
+def _faced(op: Op, why: str | None) -> tuple[Dims, Dims]:
+    """Axes of the data and of the indices, which `why` holds on the axis that they index.
+
+    On the other axes indices may be shorter than the data: there they face its front.
+    """
+    axis = positive(op.integer("axis"), len(op.shape()))
+    pairs = [
+        (hold(x, LOOKED_UP), Atom(i.size, i.name, why)) if j == axis else run(x, 0, i.size)
+        for j, (x, i) in enumerate(zip(letters(op.shape()), letters(op.shape(1), "ijklmnop"), strict=True))
+    ]
     return tuple(whole for whole, _ in pairs), tuple(front for _, front in pairs)
 
 
@@ -78,11 +78,7 @@ def scatter_elements(op: Op) -> Relation:
     >>> print(scatter_elements(Op("ScatterElements", ((3, 9), (3, 4), (3, 4)), ((3, 9),), {"axis": 1})))
     a *b, a *j, a *j -> a *b
     """
-    data, indices = op.shape(), op.shape(1)
-    axis = positive(op.integer("axis"), len(data))
-    x, i = _faced(data, indices, axis)
-    table = (*x[:axis], Atom(data[axis], str(letters(data)[axis]), LOOKED_UP), *x[axis + 1 :])
-    places = (*i[:axis], Atom(indices[axis], "ijklmnop"[axis % 8], WRITTEN), *i[axis + 1 :])
+    table, places = _faced(op, WRITTEN)
     return Relation((table, places, places), (table,), zero=BY_DATA_AND_UPDATES)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from math import ceil
 
-import numpy as np
-
 from onnx_prune.axis import Atom, Axis, cat, prod
 from onnx_prune.relation import (
     CARRIED,
@@ -14,8 +12,6 @@ from onnx_prune.relation import (
     Op,
     Relation,
     Restate,
-    Shape,
-    Zero,
     hold,
     letters,
     positive,

@@ -98,7 +98,8 @@ def reduce_extreme(op: Op) -> Relation:
     >>> print(reduce_extreme(Op("ReduceMax", ((2, 3, 4),), ((2, 1, 4),), {"axes": [1]})))
     a *b c -> a 1 c
     """
-    return _reduction(op, _ranked, CARRIED)
+    # Over nothing the maximum is -inf and the product 1.
+    return _reduction(op, _ranked, NEVER if 0 in op.shape() else CARRIED)
 
 
 @rule("ReduceLogSum", "ReduceLogSumExp")

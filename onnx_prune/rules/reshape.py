@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod as product
 
 from onnx_prune.axis import Atom, Axis, prod
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Dims, Op, Relation, Restate, Shape
+from onnx_prune.relation import Dims, Op, Relation, Restate, Shape, hold, letters
 from onnx_prune.rules import rule
 
 EMPTY = "a tensor with no elements is not refined"
 DYNAMIC = "its size changes from run to run"
 UNSTABLE = "how it is regrouped changes with the dynamic sizes"
+SQUEEZED = "cut to one channel it would be squeezed out"
 LITERAL = "a number, not a channel"
 
 
@@ -175,9 +175,12 @@ def squeeze(op: Op) -> Relation:
     (1, [1])
     """
     before, after = _view(op)
+    rest = (None,) * (len(op.ins) - 1)
+    if "axes" in op.attrs or op.has(1):
+        return Relation((before, *rest), (after,))
+    axes = tuple(Atom(j, str(j), LITERAL) for j, n in enumerate(op.shape()) if n == 1)
+    if not axes:  # empty axes would again mean all dims of size one
+        x = tuple(hold(axis, SQUEEZED) for axis in letters(op.shape()))
+        return Relation((x, *rest), (x,))
     target: int | str = 1 if op.opset >= 13 else "axes"
-    told = "axes" in op.attrs or op.has(1)
-    dropped: Sequence[int] = [j for j, n in enumerate(op.shape()) if n == 1]
-    axes = tuple(Atom(j, str(j), LITERAL) for j in dropped)
-    restate = () if told or not axes else (Restate(target, "sizes", axes),)
-    return Relation((before,) + (None,) * (len(op.ins) - 1), (after,), restate)
+    return Relation((before, *rest), (after,), (Restate(target, "sizes", axes),))

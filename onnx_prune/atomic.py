@@ -1,0 +1,200 @@
+"""Replace a file, and the data file beside it, or leave everything as it was.
+
+The new bytes go to a file with a random name in the target's own folder, reach the disk, and take the
+target's name in one step. A data file gets a name that nothing uses yet, so the old pair stays whole.
+Killed outright (SIGKILL, power), a process can leave its unfinished files behind, never a broken target.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_prune.errors import Interrupted, Unwritable
+
+ALIGNMENT = 64
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into `Interrupted`, so that what was begun is cleaned up.
+
+    Only the first signal counts: a second one cannot stop the cleaning. Signals that the process was told to
+    ignore (`nohup`) stay ignored. Outside the main thread nothing changes.
+
+    Example:
+        >>> try:
+        ...     with terminable():
+        ...         signal.raise_signal(signal.SIGTERM)
+        ... except Interrupted as stop:
+        ...     stop.code
+        143
+    """
+    stopped = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise Interrupted(signum)
+
+    with _handling(stop):
+        yield
+
+
+@contextmanager
+def unstoppable() -> Iterator[None]:
+    """Let signals wait until the block, which must be short, has ended.
+
+    Example:
+        >>> try:
+        ...     with unstoppable():
+        ...         signal.raise_signal(signal.SIGINT)
+        ...         print("still here")
+        ... except KeyboardInterrupt:
+        ...     print("stopped")
+        still here
+        stopped
+    """
+    waiting: list[int] = []
+    with _handling(lambda signum, frame: waiting.append(signum)):
+        yield
+    for signum in waiting:
+        signal.raise_signal(signum)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle the signals that ask to stop, in the main thread and where Python may restore them."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.getsignal(number)
+    try:
+        for number in before:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+class Replacement:
+    """The files of one save: the target, and a data file once something is added to it.
+
+    Attributes:
+        written: Bytes written so far.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.written = 0
+        self._target = target
+        self._temporary = target.parent / f".onnx-prune-{secrets.token_hex(8)}.tmp"
+        self._data_path: Path | None = None
+        self._files: list[IO[bytes]] = []
+        self._placed = False
+
+    def add(self, data: NDArray[np.uint8]) -> tuple[str, int]:
+        """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
+        if self._data_path is None:
+            path = self._target.parent / f"{self._target.name}.data"
+            if os.path.lexists(path):
+                path = path.with_name(f"{self._target.name}-{secrets.token_hex(4)}.data")
+            self._data_path = path
+            self._create(path)
+        file = self._files[0]
+        offset = file.tell()
+        padding = -offset % ALIGNMENT
+        self.written += file.write(bytes(padding)) + file.write(data.data)
+        return self._data_path.name, offset + padding
+
+    def finish(self, chunks: Iterator[bytes | memoryview]) -> None:
+        """Write the target's bytes, to the disk."""
+        file = self._create(self._temporary)
+        for chunk in chunks:
+            self.written += file.write(chunk)
+        if self._target.exists():
+            os.chmod(self._temporary, stat.S_IMODE(self._target.stat().st_mode))
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def place(self) -> None:
+        """Put what was finished in the target's place."""
+        os.replace(self._temporary, self._target)
+        self._placed = True
+        if hasattr(os, "O_DIRECTORY"):
+            folder = os.open(self._target.parent, os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def close(self) -> None:
+        """Close the files; remove them unless the target is in its place."""
+        for file in self._files:
+            with suppress(OSError):  # a full disk is reported once already
+                file.close()
+        if not self._placed:
+            for path in filter(None, (self._temporary, self._data_path)):
+                path.unlink(missing_ok=True)
+
+    def _create(self, path: Path) -> IO[bytes]:
+        self._files.append(open(path, "xb"))  # noqa: SIM115  closed by close()
+        return self._files[-1]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Replacement]:
+    """Write a file, through symbolic links, whole or not at all.
+
+    Args:
+        path: The file to write; `finish` gives it its content, `place` its name.
+
+    Raises:
+        Unwritable: The operating system refused; the old file is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "a") as new:
+        ...         new.finish(iter([b"abc"]))
+        ...         new.place()
+        ...     (Path(folder) / "a").read_bytes(), os.listdir(folder)
+        (b'abc', ['a'])
+    """
+    target = Path(os.path.realpath(path))
+    shown = repr(str(path))
+    try:
+        if target.is_dir():
+            raise Unwritable(f"cannot write {shown}: it is a directory; name a file in it")
+        if not target.parent.exists():
+            raise Unwritable(f"cannot write {shown}: its folder does not exist; make it first")
+        if target.exists() and not target.is_file():
+            raise Unwritable(f"cannot write {shown}: it is not a regular file; choose another name")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise Unwritable(f"cannot write {shown}: it is write-protected; choose another name")
+        new = Replacement(target)
+        try:
+            yield new
+        finally:
+            with unstoppable():
+                new.close()
+    except OSError as error:
+        way_out = "free space or choose another place" if error.errno in _FULL else "choose another place"
+        raise Unwritable(f"cannot write {shown}: {error.strerror or error}; {way_out}") from None

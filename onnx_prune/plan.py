@@ -1,0 +1,170 @@
+"""The plan file: which slices of which initializers stay.
+
+It is a contract for other tools and for fine-tuning elsewhere: `numpy.take` along each axis in
+`keep`, on the initializers of the input model, gives those of the output model exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_prune.axis import Atom, Mask
+from onnx_prune.coupling import Coupling, Group
+from onnx_prune.cut import copies_made, masks
+from onnx_prune.errors import InputError
+
+FORMAT, VERSION = "onnx-prune-plan", 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan as written to and read from a file.
+
+    Attributes:
+        model_sha256: of the main file's bytes; "" for a model given as an object.
+        criterion: how channels were ranked.
+        ratio: the fraction of channels asked to be removed.
+        initializers: by name `{"shape": [...], "keep": {"0": [...]}}`; axes without a cut are left
+            out, and a private copy of a shared vector says `copy_of` and `users`.
+        groups: `{"name", "size", "kept", "members": [[weight, dim], ...]}`.
+        held: `{"axis": [weight, dim], "size", "why"}`.
+    """
+
+    model_sha256: str
+    criterion: str
+    ratio: float
+    initializers: dict[str, dict[str, Any]]
+    groups: tuple[dict[str, Any], ...]
+    held: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> str:
+        """The file's text; the same plan is the same bytes."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model_sha256": self.model_sha256,
+            "criterion": self.criterion,
+            "ratio": self.ratio,
+            "initializers": self.initializers,
+            "groups": list(self.groups),
+            "held": list(self.held),
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+
+def make(
+    coupling: Coupling, chosen: Mapping[Atom, Mask], *, sha256: str, criterion: str, ratio: float
+) -> Plan:
+    """The plan file's content for what was chosen."""
+    initializers: dict[str, dict[str, Any]] = {}
+
+    def entry(key: str, shape: tuple[int, ...]) -> dict[str, Any]:
+        found = {str(j): m for j, m in enumerate(masks(coupling, key, chosen)) if m is not None}
+        return {"shape": list(shape), "keep": {j: np.flatnonzero(m).tolist() for j, m in found.items()}}
+
+    copies = copies_made(coupling, chosen)
+    for name in coupling.graph.weights:
+        row = entry(copies.leading.get(name, name), coupling.graph.dims(name))
+        if row["keep"]:
+            initializers[name] = row
+    for copy in copies.made:
+        users = [[coupling.graph.nodes[i].outputs[0], k] for i, k in copy.users]
+        row = entry(copy.key, coupling.graph.dims(copy.source))
+        initializers[copy.name] = row | {"copy_of": copy.source, "users": users}
+    groups = tuple(
+        {
+            "name": group.name,
+            "size": group.size,
+            "kept": np.flatnonzero(chosen[group.atom]).tolist(),
+            "members": [[m.weight, m.dim] for m in group.members],
+        }
+        for group in coupling.groups
+        if group.atom in chosen
+    )
+    held = tuple({"axis": [h.weight, h.dim], "size": h.size, "why": h.why} for h in coupling.held)
+    return Plan(sha256, criterion, ratio, initializers, groups, held)
+
+
+def read(path: Path) -> Plan:
+    """Read a plan file.
+
+    Raises:
+        InputError: it can't be read, or is not a plan of a version known here.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read the plan {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"the plan {path} is not JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputError(f'{path} is not a plan: its "format" is not "{FORMAT}"; make one with --save-plan')
+    if document.get("version") != VERSION:
+        raise InputError(f"{path} is a plan of version {document.get('version')}; this program reads {VERSION}")
+    try:
+        return Plan(
+            str(document["model_sha256"]),
+            str(document["criterion"]),
+            float(document["ratio"]),
+            {str(name): dict(row) for name, row in document["initializers"].items()},
+            tuple(document["groups"]),
+            tuple(document["held"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"the plan {path} lacks or garbles {error}; make it anew with --save-plan") from None
+
+
+def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
+    """The plan's cuts as masks over the atoms of another analysis of the same initializers.
+
+    Raises:
+        InputError: names the first initializer or group that does not fit.
+    """
+    chosen: dict[Atom, Mask] = {}
+    by_member: dict[tuple[str, int], list[Group]] = {}
+    for group in coupling.groups:
+        for member in group.members:
+            by_member.setdefault((member.weight, member.dim), []).append(group)
+    for row in plan.groups:
+        members = [(str(w), int(d)) for w, d in row["members"]]
+        kept, n = np.asarray(row["kept"], np.intp), int(row["size"])
+        if kept.size == 0 or kept.min() < 0 or kept.max() >= n:
+            raise InputError(f"plan: group {row['name']} keeps channels outside 0..{n - 1}")
+        mask = np.zeros(n, np.bool_)
+        mask[kept] = True
+        for member in members:
+            if member[0] not in coupling.graph.weights:
+                raise InputError(f"plan: the model has no initializer {member[0]} (group {row['name']})")
+        fitting = [g for g in by_member.get(members[0], []) if g.size == n and set(members) == _places(g)]
+        fitting = [g for g in fitting if g.atom not in chosen] or fitting
+        if not fitting:
+            weight, dim = members[0]
+            raise InputError(
+                f"plan: group {row['name']} ({n} channels, {weight} axis {dim} and {len(members) - 1} more) "
+                "is coupled otherwise in this model"
+            )
+        chosen[fitting[0].atom] = mask
+    for name, row in plan.initializers.items():
+        if "copy_of" in row:
+            continue
+        if name not in coupling.graph.weights:
+            raise InputError(f"plan: the model has no initializer {name}")
+        if list(coupling.graph.dims(name)) != list(row["shape"]):
+            raise InputError(
+                f"plan: {name} has shape {list(coupling.graph.dims(name))}, the plan says {row['shape']}"
+            )
+    made = make(coupling, chosen, sha256="", criterion=plan.criterion, ratio=plan.ratio)
+    for name, row in plan.initializers.items():
+        if "copy_of" not in row and made.initializers.get(name, {}).get("keep") != row["keep"]:
+            raise InputError(f"plan: the cuts of {name} do not follow from its groups")
+    return chosen
+
+
+def _places(group: Group) -> set[tuple[str, int]]:
+    return {(m.weight, m.dim) for m in group.members}

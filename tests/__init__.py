@@ -1,0 +1,1 @@
+"""Tests, their strategies and the harness that tests every rule."""
