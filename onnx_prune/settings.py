@@ -101,7 +101,9 @@ class Settings:
         if self.criterion not in CRITERIA_NAMES:
             raise InputError(unknown("criterion", self.criterion, CRITERIA_NAMES))
         if self.threads < 0:
-            raise InputError(f"threads {self.threads} is negative: give 1 or more, 0 for onnxruntime's choice")
+            raise InputError(
+                f"threads {self.threads} is negative: give 1 or more, 0 for onnxruntime's choice"
+            )
 
 
 def unknown(what: str, value: str, known: tuple[str, ...]) -> str:
