@@ -129,7 +129,7 @@ PARAMS: list[click.Parameter] = [
         multiple=True,
         metavar="GLOB=R",
         callback=_layer_ratio,
-        help="Use another ratio where GLOB matches a weight or a node; may be repeated, the last match counts.",
+        help="Use another ratio where GLOB matches a weight or node; may be repeated, the last match counts.",
     ),
     Option(
         ["--mixed"],
@@ -156,7 +156,7 @@ PARAMS: list[click.Parameter] = [
         type=Number(int, word="auto"),
         metavar="auto|N",
         default="auto",
-        help="Keep widths at a multiple of N; auto takes widths that onnxruntime runs fast, 1 rounds nothing.",
+        help="Keep widths at a multiple of N; auto takes widths that run fast in onnxruntime, 1 any width.",
     ),
     Option(
         ["--min-channels"],
