@@ -52,11 +52,6 @@ def total_macs(graph: Graph, shapes: Shapes) -> int:
     return sum(macs(node, shapes) for node in graph.nodes)
 
 
-def total_params(shapes: Mapping[str, Shape]) -> int:
-    """Number of elements of the given weights."""
-    return sum(product(shape) for shape in shapes.values())
-
-
 def savings(coupling: Coupling, counts: Mapping[Atom, int]) -> dict[Atom, tuple[int, int]]:
     """What the cut of each group saves, (params, MACs), all other cuts being made.
 

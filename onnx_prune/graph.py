@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod as product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from numpy.typing import NDArray
 
 from onnx_prune import tensors
 
+# Shape constants and index tables are no parameters; quantized weights are.
+_NOT_PARAMETERS = {
+    onnx.TensorProto.BOOL,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.INT64,
+    onnx.TensorProto.UINT64,
+    onnx.TensorProto.STRING,
+}
 _ATTRIBUTE_VALUES = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
 
 
@@ -120,6 +129,11 @@ class Graph:
     def array(self, name: str) -> NDArray[Any]:
         """The values of a weight, a view where possible: do not write into it."""
         return tensors.read(self.weights[name], self.folder)
+
+    def params(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """Number of parameters when tensors have `shapes`."""
+        kinds = ((name, t.data_type) for name, t in self.weights.items())
+        return sum(product(shapes[name]) for name, kind in kinds if kind not in _NOT_PARAMETERS)
 
     def dims(self, name: str) -> tuple[int, ...]:
         """Shape of a weight."""

@@ -1,0 +1,300 @@
+"""From a model to a smaller one: the stages in order, each in its own module."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_prune import criteria, files, plan, tensors
+from onnx_prune.axis import Atom
+from onnx_prune.choose import Choice, candidates, choose
+from onnx_prune.cost import savings, total_macs
+from onnx_prune.coupling import Coupling, Group, couple
+from onnx_prune.cut import CannotRestate, cut, shapes_after
+from onnx_prune.draft import Draft
+from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.graph import Graph
+from onnx_prune.plan import Plan
+from onnx_prune.prove import Proof, prove
+from onnx_prune.report import GroupCut, HeldBack, Report, Size
+from onnx_prune.settings import Settings
+from onnx_prune.validate import Drift, Latency, validate
+
+_STRICT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `prune` gives back.
+
+    Attributes:
+        model: the pruned model; None where it was streamed to a file without being proved.
+        plan: which channels stay.
+        report: everything measured.
+    """
+
+    model: onnx.ModelProto | None
+    plan: Plan
+    report: Report
+
+
+def prune(
+    source: str | Path | onnx.ModelProto,
+    output: str | Path | None = None,
+    settings: Settings | None = None,
+    *,
+    save_plan: str | Path | None = None,
+    dry_run: bool = False,
+) -> Result:
+    """Prune a model, prove it, measure it, and write it.
+
+    Args:
+        source: a path, or a model in memory (which is left as it is).
+        output: where the pruned model is written; None writes nothing.
+        settings: what is asked for.
+        save_plan: where the plan is written.
+        dry_run: analyse and report, without cutting, running or writing anything.
+
+    Raises:
+        InputError: the model, an option or a file is not usable.
+        NothingToPrune: nothing could be cut, or strictly asked ratios were missed.
+        ProofFailed: the cut is wrong, which is our bug; nothing was written.
+    """
+    return _Run(source, output, settings or Settings(), save_plan, dry_run).run()
+
+
+@dataclass
+class _Run:
+    source: str | Path | onnx.ModelProto
+    output: str | Path | None
+    settings: Settings
+    save_plan: str | Path | None
+    dry_run: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> Result:
+        settings = self.settings
+        with self._stage("loading"):
+            graph, sha256 = self._load()
+        with self._stage("coupling"):
+            coupling = couple(graph)
+        barred: set[Atom] = set()
+        while True:
+            choice, criterion = self._choose(coupling, barred)
+            if self.dry_run:
+                break
+            try:
+                with self._stage("cutting"):
+                    draft = cut(coupling, choice.plan)
+                break
+            except CannotRestate as refusal:
+                if settings.apply_plan or not refusal.atoms - barred:
+                    raise InputError(f"the plan can't be carried out: {refusal}") from None
+                barred |= refusal.atoms
+                self.notes.append(f"held, since {refusal}")
+        written = plan.make(
+            coupling, choice.plan, sha256=sha256, criterion=criterion, ratio=settings.budget.ratio
+        )
+        proof, drift, latency, size, model = None, None, None, None, None
+        not_proved = "dry run" if self.dry_run else "--no-validate"
+        if not self.dry_run:
+            self._sign(draft.model, written)
+            if settings.validate:
+                model = draft.whole()
+                proof, not_proved, drift, latency = self._validate(coupling, choice, model)
+            size = self._write(graph, draft, written)
+            model = model or (draft.whole() if self.output is None else None)
+        report = self._report(coupling, choice, criterion, size, proof, not_proved, drift, latency)
+        return Result(model, written, report)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.settings.progress(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _load(self) -> tuple[Graph, str]:
+        if isinstance(self.source, onnx.ModelProto):
+            return Graph(self.source), ""
+        path = Path(self.source)
+        model = files.load(path)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return Graph(model, path.parent), sha256
+
+    def _choose(self, coupling: Coupling, barred: set[Atom]) -> tuple[Choice, str]:
+        settings = self.settings
+        with self._stage("ranking"):
+            if settings.apply_plan is not None:
+                replayed = plan.read(settings.apply_plan)
+                masks = plan.fit(coupling, replayed)
+                groups = tuple(g for g in coupling.groups if g.atom in masks)
+                counts = {atom: int(mask.sum()) for atom, mask in masks.items()}
+                choice, criterion = Choice(masks, counts, groups), replayed.criterion
+            else:
+                groups = tuple(candidates(coupling, settings.budget, barred))
+                scores, criterion = self._scores(coupling, groups)
+                choice = choose(coupling, scores, settings.budget, groups)
+        if not choice.plan:
+            raise NothingToPrune(_nothing(coupling, groups, settings))
+        off = abs(choice.removed - choice.asked_removed)
+        if settings.strict and off > _STRICT * choice.asked_removed:
+            raise NothingToPrune(
+                f"--strict: {choice.removed} channels would go where {choice.asked_removed} were asked for; "
+                "try --round-to 1 or another --ratio"
+            )
+        return choice, criterion
+
+    def _scores(
+        self, coupling: Coupling, groups: tuple[Group, ...]
+    ) -> tuple[Mapping[Atom, NDArray[np.float64]], str]:
+        if self.settings.scores is not None:
+            given = criteria.given(self.settings.scores)
+            return {g.atom: given(coupling, g) for g in groups}, "scores"
+        score = criteria.CRITERIA[self.settings.criterion]
+        return {g.atom: score(coupling, g) for g in groups}, self.settings.criterion
+
+    def _sign(self, model: onnx.ModelProto, written: Plan) -> None:
+        """Leave a record in the model of how it was made; other metadata stay."""
+        record = {
+            "version": version("onnx-prune"),
+            "criterion": written.criterion,
+            "ratio": f"{written.ratio:g}",
+            "plan_sha256": hashlib.sha256(written.to_json().encode()).hexdigest(),
+        }
+        for key, value in record.items():
+            name = f"onnx_prune.{key}"
+            entry = next((p for p in model.metadata_props if p.key == name), None)
+            if entry is None:
+                entry = model.metadata_props.add(key=name)
+            entry.value = value
+
+    def _validate(
+        self, coupling: Coupling, choice: Choice, model: onnx.ModelProto
+    ) -> tuple[Proof | None, str, Drift | None, Latency | None]:
+        with self._stage("proving"):
+            proof, not_proved = prove(coupling, choice.plan, model)
+        with self._stage("measuring"):
+            drift, latency, notes = validate(coupling, model, self.settings)
+        self.notes += notes
+        return proof, not_proved, drift, latency
+
+    def _write(self, graph: Graph, draft: Draft, written: Plan) -> int | None:
+        size = None
+        if self.output is not None:
+            with self._stage("writing"):
+                size = files.save(
+                    draft.model,
+                    self.output,
+                    content=draft.content,
+                    source=graph.folder,
+                    external=self.settings.external_data,
+                    was_external=any(map(tensors.is_external, graph.model.graph.initializer)),
+                )
+        if self.save_plan is not None:
+            files.write_text(self.save_plan, written.to_json())
+        return size
+
+    def _report(
+        self,
+        coupling: Coupling,
+        choice: Choice,
+        criterion: str,
+        size: int | None,
+        proof: Proof | None,
+        not_proved: str,
+        drift: Drift | None,
+        latency: Latency | None,
+    ) -> Report:
+        counts = {atom: int(mask.sum()) for atom, mask in choice.plan.items()}
+        after = shapes_after(coupling, choice.plan, coupling.shapes.known)
+        saved = savings(coupling, counts)
+        groups = [
+            GroupCut(
+                group.name,
+                group.size,
+                counts[group.atom],
+                choice.asked[group.atom],
+                tuple((m.weight, m.dim) for m in group.members),
+                *saved[group.atom],
+            )
+            for group in choice.groups
+            if group.atom in counts
+        ]
+        total = sum(g.size for g in choice.groups)
+        graph = coupling.graph
+        return Report(
+            source=None if isinstance(self.source, onnx.ModelProto) else str(self.source),
+            output=None if self.output is None or self.dry_run else str(self.output),
+            criterion=criterion,
+            asked_ratio=self.settings.budget.ratio,
+            reached_ratio=choice.removed / total,
+            before=Size(
+                graph.params(coupling.shapes.known), total_macs(graph, coupling.shapes.known), self._bytes(graph)
+            ),
+            after=Size(graph.params(after), total_macs(graph, after), size),
+            groups=tuple(sorted(groups, key=lambda g: -g.params)),
+            held=held_back(coupling, choice),
+            proof=proof,
+            not_proved="" if proof else not_proved,
+            drift=drift,
+            latency=latency,
+            notes=tuple(self.notes),
+            shapes=dict(coupling.shapes.inputs),
+            seconds=self.seconds,
+            versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
+        )
+
+    def _bytes(self, graph: Graph) -> int | None:
+        if isinstance(self.source, onnx.ModelProto):
+            return graph.model.ByteSize()
+        external = {t.name: t for t in graph.model.graph.initializer if tensors.is_external(t)}
+        return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())
+
+
+def held_back(coupling: Coupling, choice: Choice) -> tuple[HeldBack, ...]:
+    """Axes of weights that stay whole, by reason, the most parameters first."""
+    chosen = {g.atom for g in choice.groups}
+    rows: list[tuple[str, str, int]] = [(h.why, h.weight, h.dim) for h in coupling.held]
+    for group in coupling.groups:
+        if group.atom not in chosen:
+            why = f"{group.mixed} (--mixed cuts it)" if group.mixed else "--ignore, or another factor of its product is cut"
+            rows += [(why, m.weight, m.dim) for m in group.members]
+    reasons: dict[str, dict[tuple[str, int], None]] = {}
+    for why, weight, dim in rows:
+        reasons.setdefault(why, {})[weight, dim] = None
+    found = [
+        HeldBack(why, len(places), sum(_elements(coupling, w) for w in {w for w, _ in places}), tuple(places)[:5])
+        for why, places in reasons.items()
+    ]
+    return tuple(sorted(found, key=lambda h: (-h.params, h.why)))
+
+
+def _elements(coupling: Coupling, weight: str) -> int:
+    return int(np.prod(coupling.graph.dims(weight), dtype=np.int64))
+
+
+def _nothing(coupling: Coupling, groups: tuple[Group, ...], settings: Settings) -> str:
+    """Why nothing is cut, and the way out."""
+    if groups:
+        return "nothing to prune: rounding and minimum widths leave every layer whole; try --round-to 1"
+    if not coupling.graph.weights:
+        return "nothing to prune: the model has no weights"
+    if settings.budget.ignore and coupling.groups:
+        return "nothing to prune: --ignore covers every group"
+    empty = Choice({}, {}, ())
+    reasons = held_back(coupling, empty)
+    why = reasons[0].why if reasons else "no weight has an axis with more than one channel"
+    return f"nothing to prune: {why}"
+
