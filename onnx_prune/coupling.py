@@ -476,4 +476,3 @@ def products(coupling: Coupling) -> Iterator[Prod]:
     for dims in coupling.axes.values():
         for axis in dims:
             yield from walk(axis)
-

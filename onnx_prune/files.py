@@ -161,6 +161,18 @@ def save(
     return new.written
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        Unwritable: The operating system refused; an old file is as it was.
+    """
+    with replacing(Path(path)) as new:
+        new.finish(iter([text.encode()]))
+        with unstoppable():
+            new.place()
+
+
 class _Writer:
     """Makes the pieces of the file, and puts data into the data file on the way if asked to."""
 

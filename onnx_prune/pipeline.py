@@ -24,7 +24,7 @@ from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune
 from onnx_prune.graph import Graph
 from onnx_prune.plan import Plan
-from onnx_prune.prove import Proof, prove
+from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.settings import Settings
 from onnx_prune.validate import Drift, Latency, validate
@@ -183,8 +183,12 @@ class _Run:
     def _validate(
         self, coupling: Coupling, choice: Choice, model: onnx.ModelProto
     ) -> tuple[Proof | None, str, Drift | None, Latency | None]:
+        proof, not_proved = None, ""
         with self._stage("proving"):
-            proof, not_proved = prove(coupling, choice.plan, model)
+            try:
+                proof = prove(coupling, choice.plan, model, folder=coupling.graph.folder)
+            except NotProved as reason:
+                not_proved = str(reason)
         with self._stage("measuring"):
             drift, latency, notes = validate(coupling, model, self.settings)
         self.notes += notes
@@ -241,7 +245,9 @@ class _Run:
             asked_ratio=self.settings.budget.ratio,
             reached_ratio=choice.removed / total,
             before=Size(
-                graph.params(coupling.shapes.known), total_macs(graph, coupling.shapes.known), self._bytes(graph)
+                graph.params(coupling.shapes.known),
+                total_macs(graph, coupling.shapes.known),
+                self._bytes(graph),
             ),
             after=Size(graph.params(after), total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
@@ -269,13 +275,19 @@ def held_back(coupling: Coupling, choice: Choice) -> tuple[HeldBack, ...]:
     rows: list[tuple[str, str, int]] = [(h.why, h.weight, h.dim) for h in coupling.held]
     for group in coupling.groups:
         if group.atom not in chosen:
-            why = f"{group.mixed} (--mixed cuts it)" if group.mixed else "--ignore, or another factor of its product is cut"
+            why = (
+                f"{group.mixed} (--mixed cuts it)"
+                if group.mixed
+                else "--ignore, or another factor of its product is cut"
+            )
             rows += [(why, m.weight, m.dim) for m in group.members]
     reasons: dict[str, dict[tuple[str, int], None]] = {}
     for why, weight, dim in rows:
         reasons.setdefault(why, {})[weight, dim] = None
     found = [
-        HeldBack(why, len(places), sum(_elements(coupling, w) for w in {w for w, _ in places}), tuple(places)[:5])
+        HeldBack(
+            why, len(places), sum(_elements(coupling, w) for w in {w for w, _ in places}), tuple(places)[:5]
+        )
         for why, places in reasons.items()
     ]
     return tuple(sorted(found, key=lambda h: (-h.params, h.why)))
@@ -297,4 +309,3 @@ def _nothing(coupling: Coupling, groups: tuple[Group, ...], settings: Settings) 
     reasons = held_back(coupling, empty)
     why = reasons[0].why if reasons else "no weight has an axis with more than one channel"
     return f"nothing to prune: {why}"
-

@@ -108,7 +108,9 @@ def read(path: Path) -> Plan:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f'{path} is not a plan: its "format" is not "{FORMAT}"; make one with --save-plan')
     if document.get("version") != VERSION:
-        raise InputError(f"{path} is a plan of version {document.get('version')}; this program reads {VERSION}")
+        raise InputError(
+            f"{path} is a plan of version {document.get('version')}; this program reads {VERSION}"
+        )
     try:
         return Plan(
             str(document["model_sha256"]),
