@@ -110,8 +110,7 @@ def copies_made(coupling: Coupling, plan: Plan) -> Copies:
         leading[name] = ranked[0][0][1]
         for version in ranked[1:]:
             (index, _), key = version[0]
-            user = next(filter(None, coupling.graph.nodes[index].outputs))
-            fresh = f"{name}.{user}"
+            fresh = f"{name}.{next(filter(None, coupling.graph.nodes[index].outputs))}"
             while fresh in taken:
                 fresh += "_"
             taken.add(fresh)
@@ -191,7 +190,7 @@ class _Restater:
             new = self._implied(bound, restate)
         else:
             new = restated(np.asarray(value, np.int64), restate.form, restate.axes, self.plan)
-        if new is None or np.array_equal(new, value):
+        if new is None or (value is not None and np.array_equal(new, value)):
             return
         proto = self.draft.model.graph.node[bound.node.index]
         _drop_attribute(proto, name)

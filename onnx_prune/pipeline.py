@@ -262,34 +262,27 @@ class _Run:
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )
 
-    def _bytes(self, graph: Graph) -> int | None:
+    def _bytes(self, graph: Graph) -> int:
         if isinstance(self.source, onnx.ModelProto):
-            return graph.model.ByteSize()
+            return int(graph.model.ByteSize())
         external = {t.name: t for t in graph.model.graph.initializer if tensors.is_external(t)}
         return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())
 
 
 def held_back(coupling: Coupling, choice: Choice) -> tuple[HeldBack, ...]:
     """Axes of weights that stay whole, by reason, the most parameters first."""
-    chosen = {g.atom for g in choice.groups}
-    rows: list[tuple[str, str, int]] = [(h.why, h.weight, h.dim) for h in coupling.held]
+    rows = [(h.why, h.weight, h.dim) for h in coupling.held]
     for group in coupling.groups:
-        if group.atom not in chosen:
-            why = (
-                f"{group.mixed} (--mixed cuts it)"
-                if group.mixed
-                else "--ignore, or another factor of its product is cut"
-            )
+        if group.atom not in {g.atom for g in choice.groups}:
+            why = f"{group.mixed} (--mixed cuts it)" if group.mixed else "--ignore, or another factor is cut"
             rows += [(why, m.weight, m.dim) for m in group.members]
     reasons: dict[str, dict[tuple[str, int], None]] = {}
     for why, weight, dim in rows:
         reasons.setdefault(why, {})[weight, dim] = None
-    found = [
-        HeldBack(
-            why, len(places), sum(_elements(coupling, w) for w in {w for w, _ in places}), tuple(places)[:5]
-        )
-        for why, places in reasons.items()
-    ]
+    found = []
+    for why, places in reasons.items():
+        params = sum(_elements(coupling, weight) for weight in {weight for weight, _ in places})
+        found.append(HeldBack(why, len(places), params, tuple(places)[:5]))
     return tuple(sorted(found, key=lambda h: (-h.params, h.why)))
 
 

@@ -142,9 +142,9 @@ def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
             raise InputError(f"plan: group {row['name']} keeps channels outside 0..{n - 1}")
         mask = np.zeros(n, np.bool_)
         mask[kept] = True
-        for member in members:
-            if member[0] not in coupling.graph.weights:
-                raise InputError(f"plan: the model has no initializer {member[0]} (group {row['name']})")
+        for weight, _ in members:
+            if weight not in coupling.graph.weights:
+                raise InputError(f"plan: the model has no initializer {weight} (group {row['name']})")
         fitting = [g for g in by_member.get(members[0], []) if g.size == n and set(members) == _places(g)]
         fitting = [g for g in fitting if g.atom not in chosen] or fitting
         if not fitting:
