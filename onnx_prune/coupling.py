@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Axis, Prod, atoms
+from onnx_prune.computed import freeze
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node
@@ -146,12 +147,14 @@ class _Analysis:
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
         self.values = self._static_values()
+        self.frozen = freeze(self.graph, self.folded.names, self._try_relate)
         self.copies = dict(self._shared_vectors())
         self._seed()
         folded = {node.index for node in self.folded.nodes}
+        frozen = self.graph.frozen
         relations = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded:
+            if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
                 relation, exposed = self._relation(node)
                 if relation is not None:
                     relations.append(Bound(node, relation, exposed))
@@ -209,6 +212,9 @@ class _Analysis:
             self._hold(name, f"{name} is read inside the body of {node.label}")
         for name in self.folded.names:
             self._hold(name, "it is computed from shapes")
+        for name, sources in self.frozen.items():
+            for source in sources:
+                self._hold(source, f"{name} is computed from it, and is cut instead")
         if self.probe is None:
             return
         for name, shape in self.shapes.known.items():
@@ -254,6 +260,12 @@ class _Analysis:
             self.graph.opsets.get(node.domain, 1),
             other,
         )
+
+    def _try_relate(self, node: Node) -> Relation | None:
+        try:
+            return relate(self._op(node, self.shapes), node.domain)
+        except (Misfit, KeyError):  # KeyError: a shape is not known
+            return None
 
     def _relation(self, node: Node) -> tuple[Relation | None, tuple[int, ...]]:
         """The node's relation, with all that it forbids held; None holds every axis around it."""

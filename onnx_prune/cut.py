@@ -98,9 +98,10 @@ class Copies:
 def copies_made(coupling: Coupling, plan: Plan) -> Copies:
     """Copy on write: exporters merge equal vectors, and their users may be cut differently."""
     taken = {*coupling.graph.weights, *coupling.shapes.known}
-    shared: dict[str, dict[tuple[bytes, ...], list[tuple[tuple[int, int], str]]]] = {}
+    shared: dict[str, dict[tuple[tuple[int, bytes], ...], list[tuple[tuple[int, int], str]]]] = {}
     for user, key in coupling.copies.items():
-        cuts = tuple(b"" if m is None else m.tobytes() for m in masks(coupling, key, plan))
+        found = enumerate(masks(coupling, key, plan))
+        cuts = tuple((dim, mask.tobytes()) for dim, mask in found if mask is not None)
         shared.setdefault(key.split("\0")[0], {}).setdefault(cuts, []).append((user, key))
     leading: dict[str, str] = {}
     made: list[Copy] = []
@@ -136,7 +137,7 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
         return slicer(found) if any(mask is not None for mask in found) else None
 
     draft = start(graph, change)
-    live = _live_names(draft.model.graph)
+    live = _live_names(graph.model.graph)
     for copy in copies.made:
         array = slicer(masks(coupling, copy.key, plan))(graph.array(copy.source))
         add_constant(draft, copy.name, array)
@@ -153,6 +154,7 @@ class _Restater:
 
     def __init__(self, coupling: Coupling, plan: Plan, draft: Draft) -> None:
         self.coupling, self.plan, self.draft = coupling, plan, draft
+        self.counts = {atom: int(mask.sum()) for atom, mask in plan.items()}
         assignments = [s for s in (coupling.shapes, coupling.probe) if s is not None]
         self.before = [s.known for s in assignments]
         self.after = [shapes_after(coupling, plan, s.known) for s in assignments]
@@ -173,22 +175,32 @@ class _Restater:
     def _touched(self, restate: Restate) -> bool:
         return any(a in self.plan for axis in restate.axes if axis is not None for a in atoms(axis))
 
+    def _implied(self, bound: Bound, restate: Restate) -> Array | None:
+        """What an operand or attribute that is left out has to say once any dim around is cut."""
+        dims = [d for d in (*bound.relation.operands, *bound.relation.results) if d]
+        if not any(a in self.plan for d in dims for axis in d for a in atoms(axis)):
+            return None
+        return np.array([count(axis, self.counts) for axis in restate.axes if axis is not None], np.int64)
+
     def _attribute(self, bound: Bound, restate: Restate, name: str) -> None:
-        if not self._touched(restate) or name not in bound.node.attrs:
+        value = bound.node.attrs.get(name)
+        if value is None:
+            new = self._implied(bound, restate)
+        else:
+            new = restated(np.asarray(value, np.int64), restate.form, restate.axes, self.plan)
+        if new is None or np.array_equal(new, value):
             return
-        value = bound.node.attrs[name]
-        new = restated(np.asarray(value, np.int64), restate.form, restate.axes, self.plan)
         proto = self.draft.model.graph.node[bound.node.index]
-        [attribute] = [a for a in proto.attribute if a.name == name]
-        attribute.CopyFrom(onnx.helper.make_attribute(name, new.tolist()))
+        _drop_attribute(proto, name)
+        proto.attribute.append(onnx.helper.make_attribute(name, new.tolist()))
 
     def _operand(self, bound: Bound, restate: Restate, k: int) -> None:
         node = bound.node
         name = node.inputs[k] if k < len(node.inputs) else ""
         if not name:
-            if self._touched(restate):
-                sizes = [int(keep(axis, self.plan).sum()) for axis in restate.axes if axis is not None]
-                self._rewire(bound, k, np.array(sizes, np.int64))
+            implied = self._implied(bound, restate)
+            if implied is not None:
+                self._rewire(bound, k, implied)
                 _drop_attribute(self.draft.model.graph.node[node.index], "num_outputs")
             return
         if name in self.coupling.folded.names:
@@ -307,10 +319,12 @@ def _bury(draft: Draft, live: set[str]) -> None:
     """Remove the nodes and initializers that were used before the cut and no longer are."""
     graph = draft.model.graph
     users = Counter(_read(graph)) + Counter(value.name for value in graph.output)
-    dead: set[int] = set()
+    dead = set(draft.replaced)
+    for index in dead:
+        users.subtract(_read(onnx.GraphProto(node=[graph.node[index]])))
     for index in range(len(graph.node) - 1, -1, -1):
         node = graph.node[index]
-        outputs = [name for name in node.output if name]
+        outputs = [name for name in node.output if name and index not in dead]
         if outputs and not any(users[name] for name in outputs) and any(name in live for name in outputs):
             dead.add(index)
             gone = onnx.GraphProto(node=[node])

@@ -32,10 +32,12 @@ class Draft:
     Attributes:
         model: the structure; initializers named in `content` carry dims and type but no data.
         content: for such initializers, a function that makes the array.
+        replaced: indices of nodes whose result is an initializer now, still to be removed.
     """
 
     model: onnx.ModelProto
     content: dict[str, Callable[[], Array]] = field(default_factory=dict)
+    replaced: set[int] = field(default_factory=set)
 
     def whole(self) -> onnx.ModelProto:
         """The model with all content filled in; the draft keeps its structure and gains the data."""
@@ -68,6 +70,10 @@ def start(graph: Graph, change: Callable[[str], Callable[[Array], Array] | None]
             draft.content[tensor.name] = lambda name=tensor.name: graph.array(name)
         else:
             draft.content[tensor.name] = lambda name=tensor.name, edit=edit: edit(graph.array(name))
+    for name in sorted(graph.frozen):
+        if (edit := change(name)) is not None:
+            add_constant(draft, name, edit(graph.array(name)))
+            draft.replaced.add(graph.makers[name].index)
     for node in graph.nodes:
         if node.op == "Constant" and node.outputs[0] in graph.weights:
             edit = change(node.outputs[0])

@@ -153,9 +153,7 @@ def save(
         if external == "always" or (external == "auto" and (used or total > PROTOBUF_LIMIT)):
             pieces = writer.pieces(external=True)
             if wire.size(pieces) > PROTOBUF_LIMIT:
-                raise InputError(
-                    "over 2 GB are stored outside of initializers; make initializers of constants"
-                )
+                raise InputError("over 2 GB are not raw data of initializers; make them so")
         new.finish(_chunks(pieces))
         with unstoppable():
             new.place()
@@ -249,21 +247,21 @@ def _serialize(model: ModelProto) -> tuple[bytes, set[int]]:
     copied: list[Message] = [model, model.graph, *(initializers[index] for index in heavy)]
     if heavy and any(len(UnknownFieldSet(message)) for message in copied):
         heavy = set()
-    if not heavy:
-        try:
-            return model.SerializeToString(), heavy
-        except EncodeError:
-            raise InputError("the model holds over 2 GB; load it with load_external_data=False") from None
-    light = ModelProto()
-    _copy(model, light, "graph")
-    _copy(model.graph, light.graph, "initializer")
-    for index, tensor in enumerate(initializers):
-        new = light.graph.initializer.add()
-        if index in heavy:
-            _copy(tensor, new, "raw_data")
-        else:
-            new.CopyFrom(tensor)
-    return light.SerializeToString(), heavy
+    light = model
+    if heavy:
+        light = ModelProto()
+        _copy(model, light, "graph")
+        _copy(model.graph, light.graph, "initializer")
+        for index, tensor in enumerate(initializers):
+            new = light.graph.initializer.add()
+            if index in heavy:
+                _copy(tensor, new, "raw_data")
+            else:
+                new.CopyFrom(tensor)
+    try:
+        return light.SerializeToString(), heavy
+    except EncodeError:
+        raise InputError("over 2 GB are not raw data of initializers; make them so") from None
 
 
 def _copy(old: Message, new: Message, but: str) -> None:
@@ -308,6 +306,7 @@ def _remove_old_data(target: Path, old: set[str], source: Path | None) -> None:
         inside = None if source is None else Path(os.path.realpath(source))
         if inside is not None and inside != target.parent and file.is_relative_to(inside):
             continue  # a model in a folder above might use it
-        if not any(name in _locations(other) for other in target.parent.glob("*.onnx*") if other != file):
+        others = (other for other in target.parent.glob("*.onnx*") if other.suffix != ".data")
+        if not any(name in _locations(other) for other in others):
             with suppress(OSError):
                 file.unlink()

@@ -141,12 +141,14 @@ class _Editor:
 
     def finish(self) -> None:
         """Put the added nodes in their places; shapes that the model declares stay true."""
-        if not self.before and not self.after:
+        replaced = self.draft.replaced
+        if not self.before and not self.after and not replaced:
             return
         graph = self.draft.model.graph
         nodes = []
         for index, node in enumerate(list(graph.node)):
-            nodes += [*self.before.get(index, ()), node, *self.after.get(index, ())]
+            kept = [] if index in replaced else [node]
+            nodes += [*self.before.get(index, ()), *kept, *self.after.get(index, ())]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)

@@ -31,7 +31,8 @@ class Plan:
         criterion: how channels were ranked.
         ratio: the fraction of channels asked to be removed.
         initializers: by name `{"shape": [...], "keep": {"0": [...]}}`; axes without a cut are left
-            out, and a private copy of a shared vector says `copy_of` and `users`.
+            out, a private copy of a shared vector says `copy_of` and `users`, and a weight that
+            was computed from others and is stored now says `computed`.
         groups: `{"name", "size", "kept", "members": [[weight, dim], ...]}`.
         held: `{"axis": [weight, dim], "size", "why"}`.
     """
@@ -72,7 +73,8 @@ def make(
     for name in coupling.graph.weights:
         row = entry(copies.leading.get(name, name), coupling.graph.dims(name))
         if row["keep"]:
-            initializers[name] = row
+            computed = {"computed": True} if name in coupling.graph.frozen else {}
+            initializers[name] = row | computed
     for copy in copies.made:
         users = [[coupling.graph.nodes[i].outputs[0], k] for i, k in copy.users]
         row = entry(copy.key, coupling.graph.dims(copy.source))

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_prune import order, randomness
 from onnx_prune.coupling import Coupling
-from onnx_prune.cut import Plan, cut
+from onnx_prune.cut import Plan, masks, slicer
 from onnx_prune.errors import ProofFailed
 from onnx_prune.mask import masked
-from onnx_prune.runtime import Session, random_feeds
+from onnx_prune.runtime import Feeds, RunError, Session, missing_operators, random_feeds
+from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
-TOLERANCE = {onnx.TensorProto.FLOAT16: 2e-2, onnx.TensorProto.BFLOAT16: 1e-1}
+Progress = Callable[[str], None]
+TOLERANCE: dict[int, float] = {onnx.TensorProto.FLOAT16: 2e-2, onnx.TensorProto.BFLOAT16: 1e-1}
 _FLOAT = 1e-4
+_QUANTIZED = 5e-2  # a few steps of an 8-bit scale
+_SEEDS = 3  # a step that rounding pushed over its edge is not pushed again by other inputs
+_SCALES = (1.0, 0.1, 0.01)  # noise weights can blow up deep networks; smaller inputs stay finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +35,20 @@ class Proof:
 
     Attributes:
         error: the largest difference, relative to the largest value of the same tensor.
-        tolerance: what was allowed.
-        outputs: names of the tensors compared.
-        runs: number of input sets, one for each assignment of the dynamic axes.
+        tolerance: what was allowed for the tensor with that difference.
+        outputs: names of the tensors compared: graph outputs, and tensors inside that stand for outputs
+            which an order of values decides (`onnx_prune.order`).
+        runs: number of input sets, at least one for each assignment of the dynamic axes.
     """
 
     error: float
     tolerance: float
     outputs: tuple[str, ...]
     runs: int
+
+
+class NotProved(RunError):
+    """There can be no proof, and why; nothing is known to be wrong."""
 
 
 def difference(got: Array, want: Array) -> float:
@@ -48,6 +61,217 @@ def difference(got: Array, want: Array) -> float:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0
-    gap = np.abs(a - b)[~same].max()
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a - b)[~same].max()
     scale = np.abs(b[np.isfinite(b)]).max(initial=0.0)
     return float(gap / scale) if np.isfinite(gap) and scale else float("inf")
+
+
+def prove(
+    coupling: Coupling,
+    plan: Plan,
+    small: onnx.ModelProto,
+    *,
+    folder: Path | None = None,
+    feeds: Sequence[Feeds] = (),
+    progress: Progress | None = None,
+) -> Proof:
+    """Run the cut model and the masked original on the same inputs and compare all that they say.
+
+    Inputs are random, one set at each assignment of the dynamic axes; where they leave the masked original
+    without a finite, varying answer, smaller ones are tried.  The same models always get the same inputs.
+
+    Args:
+        coupling: the analysed original.
+        plan: which channels of each group stay.
+        small: the cut model, whole; it is not changed.
+        folder: where external data are.
+        feeds: further inputs to compare on, of any valid shapes (left out where the model is random).
+        progress: told in a few words what is being run.
+
+    Returns:
+        The proof: every difference is within the tolerance of its tensor's type.
+
+    Raises:
+        ProofFailed: the models differ, or onnxruntime refuses the cut model alone.
+        NotProved: onnxruntime can't run the original, or nothing that it answers can be compared.
+    """
+    prover = _Prover(coupling, plan, folder, feeds, progress or (lambda _: None))
+    for seed in range(_SEEDS):
+        proof, failed = prover.compare(small, seed)
+        if proof is not None:
+            return proof
+        if failed not in prover.watch.stepped:
+            break
+    raise ProofFailed(prover.complaint)
+
+
+@dataclass
+class _Run:
+    """One set of inputs, with what the cut model is fed and what the masked original answered."""
+
+    small_feeds: Feeds
+    want: list[Array]
+
+
+class _Prover:
+    def __init__(
+        self, coupling: Coupling, plan: Plan, folder: Path | None, feeds: Sequence[Feeds], progress: Progress
+    ) -> None:
+        self.coupling, self.plan, self.folder, self.progress = coupling, plan, folder, progress
+        self.feeds = feeds
+        self.watch = order.watch(coupling, plan)
+        if not self.watch.compared:
+            raise NotProved(f"not proved: {_reasons(self.watch.skipped)}")
+        self.random = randomness.random_nodes(coupling.graph)
+        self.complaint = ""
+
+    def compare(self, small: onnx.ModelProto, seed: int) -> tuple[Proof | None, str]:
+        """The proof, or None and the tensor that failed, with `complaint` saying how."""
+        runs = self._reference(seed)
+        self.progress("running the cut model")
+        copy = onnx.ModelProto()
+        copy.CopyFrom(small)
+        try:
+            session = self._session(copy)
+            answers = [session.run(run.small_feeds, self.watch.compared) for run in runs]
+        except RunError as error:
+            self.complaint = (
+                f"the cut model does not run, the masked original does: {error}; {self._report()}"
+            )
+            return None, ""
+        worst: tuple[float, float, float, str] | None = None
+        for run, answer in zip(runs, answers, strict=True):
+            for name, got, want in zip(self.watch.compared, answer, run.want, strict=True):
+                gap, allowed = difference(np.asarray(got), want), self._tolerance(name)
+                if worst is None or gap / allowed > worst[0]:
+                    worst = (gap / allowed, gap, allowed, name)
+        assert worst is not None
+        ratio, gap, allowed, name = worst
+        if ratio <= 1:
+            return Proof(gap, allowed, self.watch.compared, len(runs)), ""
+        self.complaint = (
+            f"the cut model differs from the masked original: {name} by {gap:.1e} of its largest value "
+            f"where {allowed:.0e} is allowed; {self._report()}"
+        )
+        return None, name
+
+    def _session(self, model: onnx.ModelProto) -> Session:
+        randomness.pinned(model, self.random, self.coupling.shapes.types)
+        have = {value.name for value in model.graph.output}
+        taps = [name for name in self.watch.compared if name not in have]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps)
+        return Session(model, self.folder)
+
+    def _reference(self, seed: int) -> list[_Run]:
+        """Inputs with the masked original's answers to them; its session is closed again."""
+        self.progress("running the masked original")
+        try:
+            session = self._session(masked(self.coupling, self.plan).whole())
+        except RunError as error:
+            raise self._blame(error, None) from None
+        assignments = [s for s in (self.coupling.shapes, self.coupling.probe) if s is not None]
+        runs = [self._best(session, shapes, seed) for shapes in assignments]
+        if not any(self._speaks(run) for run in runs):
+            raise NotProved("not proved: the outputs are constant or not finite, whatever the inputs")
+        for feeds in () if self.random else self.feeds:
+            runs.append(_Run(feeds, self._kept(session.run(feeds, self.watch.compared))))
+        return runs
+
+    def _best(self, session: Session, shapes: Shapes, seed: int) -> _Run:
+        """The first inputs to which every compared tensor has a finite, varying answer, or the best."""
+        best: tuple[int, _Run] | None = None
+        error: RunError | None = None
+        drawn = randomness.draws(self.random, shapes, seed)
+        for feeds in self._inputs(shapes, seed):
+            try:
+                answer = session.run({**feeds, **drawn}, self.watch.compared)
+            except RunError as failure:
+                error = error or failure
+                continue
+            kept = {**feeds, **randomness.kept(drawn, self.coupling, self.plan)}
+            run = _Run(kept, self._kept(answer))
+            count = self._speaks(run)
+            if best is None or count > best[0]:
+                best = count, run
+            if count == len(self.watch.moving):
+                break
+        if best is None:
+            assert error is not None
+            raise self._blame(error, shapes)
+        return best[1]
+
+    def _inputs(self, shapes: Shapes, seed: int) -> Iterator[dict[str, Array]]:
+        inputs = self.coupling.graph.inputs
+        for scale in _SCALES:
+            yield _scaled(random_feeds(inputs, shapes.inputs, seed), scale)
+        yield random_feeds(inputs, shapes.inputs, seed + _SEEDS)
+        for fill in (0, 1):  # where 0 or 1 at random makes no sense, all of one kind may
+            feeds = random_feeds(inputs, shapes.inputs, seed)
+            yield {k: v if v.dtype.kind in "fOV" else np.full_like(v, fill) for k, v in feeds.items()}
+
+    def _kept(self, answer: Sequence[Array]) -> list[Array]:
+        """What the masked original says at the positions that stay."""
+        names = self.watch.compared
+        return [
+            slicer(masks(self.coupling, n, self.plan))(np.asarray(v))
+            for n, v in zip(names, answer, strict=True)
+        ]
+
+    def _speaks(self, run: _Run) -> int:
+        """How many of the tensors that the cut can change have a finite answer that is not constant."""
+        pairs = zip(self.watch.compared, run.want, strict=True)
+        return sum(name in self.watch.moving and _varies(value) for name, value in pairs)
+
+    def _tolerance(self, name: str) -> float:
+        if name in self.watch.quantized:
+            return _QUANTIZED
+        return TOLERANCE.get(self.coupling.shapes.types.get(name, onnx.TensorProto.FLOAT), _FLOAT)
+
+    def _blame(self, error: RunError, shapes: Shapes | None) -> RunError | ProofFailed:
+        """Whose fault it is that the masked model does not run: the original's, or masking's."""
+        lacks = missing_operators(error)
+        if lacks:
+            return NotProved(f"not proved: onnxruntime lacks {', '.join(lacks)}")
+        model = self.coupling.graph.model
+        try:
+            session = Session(model, self.folder)
+            if shapes is not None:
+                session.run(random_feeds(self.coupling.graph.inputs, shapes.inputs))
+        except RunError as own:
+            return NotProved(f"not proved: {own}")
+        return ProofFailed(f"the masked original does not run, the original does: {error}; {self._report()}")
+
+    def _report(self) -> str:
+        model = self.coupling.graph.model
+        opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
+        versions = ", ".join(f"{name} {_version(name)}" for name in ("onnx-prune", "onnx", "onnxruntime"))
+        return (
+            "this is a bug of onnx-prune, please report it with the model or this: "
+            f"IR {model.ir_version}, opset {opsets}, made by {model.producer_name or 'an unknown exporter'} "
+            f"{model.producer_version}; {versions}"
+        )
+
+
+def _scaled(feeds: Mapping[str, Array], scale: float) -> dict[str, Array]:
+    return {k: (v * scale).astype(v.dtype) if v.dtype.kind in "fV" else v for k, v in feeds.items()}
+
+
+def _varies(value: Array) -> bool:
+    if value.dtype.kind not in "fV":
+        return value.size > 0
+    finite = value[np.isfinite(value)]
+    return finite.size > 0 and (value.size == 1 or bool((finite != finite.flat[0]).any()))
+
+
+def _reasons(skipped: Mapping[str, str]) -> str:
+    if not skipped:
+        return "the model has no outputs that can be compared"
+    return "; ".join(f"{name} depends on {why}" for name, why in skipped.items())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"

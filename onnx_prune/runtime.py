@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,34 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnx_prune import tensors
 from onnx_prune.errors import PruneError
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 _FOLDER = "session.model_external_initializers_file_folder_path"
+_INLINE = 1 << 26  # bytes of weights from which on they are handed over as arrays, not as a serialized copy
+_LARGE = 1 << 16  # bytes of a weight that is worth it
+_MISSING = (
+    re.compile(r"(?P<domain>[\w.]*):(?P<op>\w+)\(-?\d+\) is not a registered function/op"),
+    re.compile(r"No Op registered for (?P<op>\w+)"),
+    re.compile(r"Could not find an implementation for (?P<op>\w+)\("),
+)
 
 
 class RunError(PruneError):
     """onnxruntime refuses the model or fails while running it."""
+
+
+def missing_operators(error: Exception) -> list[str]:
+    """The operators that onnxruntime says it lacks, with their domain where it names one.
+
+    >>> missing_operators(RunError("Fatal error: com.foo:Bar(-1) is not a registered function/op"))
+    ['com.foo.Bar']
+    """
+    found = (match for pattern in _MISSING for match in pattern.finditer(str(error)))
+    names = (".".join(filter(None, (m.groupdict().get("domain"), m["op"]))) for m in found)
+    return list(dict.fromkeys(names))
 
 
 class Session:
@@ -38,13 +58,15 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes work too
         if folder is not None:
             options.add_session_config_entry(_FOLDER, str(folder.resolve()))
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._weights: list[Any] = []  # onnxruntime reads them where they are
         try:
             self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                self._slim(model, options).SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise RunError(f"onnxruntime refuses the model: {_one_line(error)}") from None
@@ -57,17 +79,70 @@ class Session:
         except Exception as error:  # as above
             raise RunError(f"onnxruntime fails while running the model: {_one_line(error)}") from None
 
+    def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
+        """The model with its large weights handed to onnxruntime as arrays.
+
+        Saves the copies that serializing makes, and protobuf cannot serialize more than 2 GB.
+        """
+        large = [t for t in model.graph.initializer if len(t.raw_data) >= _LARGE and _plain(t)]
+        if sum(len(t.raw_data) for t in large) < _INLINE:
+            return model
+        slim = onnx.ModelProto()
+        for field, value in model.ListFields():
+            if field.name != "graph":
+                _give(slim, field, value)
+        for field, value in model.graph.ListFields():
+            if field.name != "initializer":
+                _give(slim.graph, field, value)
+        names = {t.name for t in large}
+        for tensor in model.graph.initializer:
+            if tensor.name not in names:
+                slim.graph.initializer.append(tensor)
+                continue
+            stub = slim.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            stub.data_location = onnx.TensorProto.EXTERNAL
+            stub.external_data.add(key="location", value="in memory")
+        self._weights = [ort.OrtValue.ortvalue_from_numpy(tensors.read(t)) for t in large]
+        options.add_external_initializers([t.name for t in large], self._weights)
+        return slim
+
+
+def _plain(tensor: onnx.TensorProto) -> bool:
+    """Whether numpy itself has the element type."""
+    return tensors.dtype_of(tensor).kind in "biuf"
+
+
+def _give(target: Any, field: Any, value: Any) -> None:
+    if field.is_repeated:
+        getattr(target, field.name).extend(value)
+    elif field.message_type is not None:
+        getattr(target, field.name).CopyFrom(value)
+    else:
+        setattr(target, field.name, value)
+
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/\S+\.(?:cc|h):\d+ .*?\) (?=\S)", "", text)  # where in onnxruntime's sources
+    return text[:300]
 
 
 def random_feeds(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, tuple[int, ...]], seed: int = 0
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int = 0,
+    scale: float = 1.0,
 ) -> dict[str, Array]:
     """Random values for the graph's inputs: normal floats, and 0 or 1 for integers and booleans.
 
     Zero and one are valid indices, token types and masks nearly everywhere.
+
+    Args:
+        inputs: the graph's inputs.
+        shapes: the shape of each.
+        seed: of the random generator.
+        scale: standard deviation of the floats; some detectors find nothing in plain noise.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
@@ -79,5 +154,5 @@ def random_feeds(
         elif np.issubdtype(kind, np.integer) or kind == np.bool_:
             feeds[value.name] = rng.integers(0, 2, shape).astype(kind)
         else:
-            feeds[value.name] = rng.standard_normal(shape).astype(kind)
+            feeds[value.name] = (scale * rng.standard_normal(shape)).astype(kind)
     return feeds
