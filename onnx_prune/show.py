@@ -177,10 +177,8 @@ class _Page:
         said = ["at " + ", ".join((shapes[:3] if more else shapes) + more)] if shapes else []
         latency = self.report.latency
         if latency is not None:
-            threads = (
-                some(latency.threads, "thread") if latency.threads else "onnxruntime's choice of threads"
-            )
-            said.append(f"latency: median of {some(latency.runs, 'run')}, {threads}, CPU")
+            threads = some(latency.threads, "thread") if latency.threads else "default threads"
+            said.append(f"latency: median of {some(latency.runs, 'run')} on CPU, {threads}")
         return Padding(self._text("; ".join(said), "dim"), (0, 0, 0, 2), expand=False)
 
     def _asked(self) -> str:

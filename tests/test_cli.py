@@ -332,8 +332,10 @@ def test_a_real_model_in_a_plain_locale(tmp_path: Path) -> None:
 PRINTING = """
 import sys, types
 from tests.reports import resnet50
-result = types.SimpleNamespace(report=resnet50())
-sys.modules["onnx_prune.pipeline"] = types.SimpleNamespace(prune=lambda *a, **k: result)
+def prune(source, output, settings, **rest):
+    settings.progress("proving [b]\\x1b")
+    return types.SimpleNamespace(report=resnet50())
+sys.modules["onnx_prune.pipeline"] = types.SimpleNamespace(prune=prune)
 from onnx_prune.cli import main
 main(["pyproject.toml", "out.onnx", *sys.argv[1:]])
 """
@@ -360,3 +362,27 @@ def test_a_closed_pipe_is_silent(option: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     assert print_to(writer, option) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(
+    ("term", "option", "shown"),
+    [("xterm", "-v", True), ("dumb", "-v", False), ("xterm", "-q", False), ("xterm", "--json", False)],
+)
+def test_progress_only_on_a_terminal(term: str, option: str, shown: bool) -> None:
+    terminal, stderr = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTING, option],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"TERM": term},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        check=True,
+    )
+    os.write(stderr, b"END")
+    said = os.read(terminal, 1 << 16).decode()
+    os.close(stderr)
+    os.close(terminal)
+    assert (r"proving [b]\x1b" in said) is shown
+    assert shown or said == "END"
+    assert b"proving [b]" not in done.stdout

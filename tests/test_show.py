@@ -43,7 +43,7 @@ def test_the_whole_page() -> None:
         "  MACs         4.11 G   1.09 G  3.8x  -74 %",
         "  file size    103 MB  27.3 MB  3.8x  -73 %",
         "  latency     31.2 ms  9.87 ms  3.2x  -68 %",
-        "  at input 1×3×224×224; latency: median of 40 runs, 1 thread, CPU",
+        "  at input 1×3×224×224; latency: median of 40 runs on CPU, 1 thread",
         "",
         "Cut 12 groups: 49.8 % of their channels, 50 % asked, by l1",
         "  largest first             channels  kept           params    MACs",
