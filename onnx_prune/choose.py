@@ -38,7 +38,9 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
     free = [
         g
         for g in coupling.groups
-        if (budget.mixed or g.mixed is None) and g.atom not in barred and not matches(coupling, g, budget.ignore)
+        if (budget.mixed or g.mixed is None)
+        and g.atom not in barred
+        and not matches(coupling, g, budget.ignore)
     ]
     rivals: dict[Atom, set[Atom]] = {}
     for product in products(coupling):
@@ -53,6 +55,7 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         return abs(floor(ratio * group.size + _EPSILON) / group.size - ratio)
 
     chosen: set[Atom] = set()
+
     def blocked(group: Group) -> int:
         return len(rivals.get(group.atom, ()))
 

@@ -74,7 +74,7 @@ def _run(graph: Graph, derived: set[int], names: list[str]) -> dict[str, NDArray
     model = onnx.ModelProto(ir_version=graph.model.ir_version)
     model.opset_import.extend(graph.model.opset_import)
     model.graph.name = "computed weights"
-    used = set()
+    used: set[str] = set()
     for index in sorted(derived):
         model.graph.node.append(graph.nodes[index].proto)
         used.update(graph.nodes[index].inputs)

@@ -270,9 +270,8 @@ class _Analysis:
     def _relation(self, node: Node) -> tuple[Relation | None, tuple[int, ...]]:
         """The node's relation, with all that it forbids held; None holds every axis around it."""
         names = [name for name in (*node.inputs, *node.outputs) if name]
-        if any(name not in self.shapes.known for name in names):
-            why = f"a shape around {node.label} is not known"
-        elif self.probe is not None and any(name not in self.probe.known for name in names):
+        probes = [s.known for s in (self.shapes, self.probe) if s is not None]
+        if any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"
         else:
             why = f"no rule for {node.op} ({node.label})"
@@ -476,4 +475,3 @@ def products(coupling: Coupling) -> Iterator[Prod]:
     for dims in coupling.axes.values():
         for axis in dims:
             yield from walk(axis)
-

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Mask, atoms, count, keep
 from onnx_prune.coupling import Bound, Coupling
-from onnx_prune.draft import Draft, add_constant, start
+from onnx_prune.draft import Draft, Edit, add_constant, start
 from onnx_prune.errors import PruneError
 from onnx_prune.relation import Restate
 from onnx_prune.restate import restated
@@ -110,8 +110,7 @@ def copies_made(coupling: Coupling, plan: Plan) -> Copies:
         leading[name] = ranked[0][0][1]
         for version in ranked[1:]:
             (index, _), key = version[0]
-            user = next(filter(None, coupling.graph.nodes[index].outputs))
-            fresh = f"{name}.{user}"
+            fresh = f"{name}.{next(filter(None, coupling.graph.nodes[index].outputs))}"
             while fresh in taken:
                 fresh += "_"
             taken.add(fresh)
@@ -132,9 +131,12 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
     graph = coupling.graph
     copies = copies_made(coupling, plan)
 
-    def change(name: str) -> Callable[[Array], Array] | None:
+    def change(name: str) -> Edit | None:
         found = masks(coupling, copies.leading.get(name, name), plan)
-        return slicer(found) if any(mask is not None for mask in found) else None
+        if all(mask is None for mask in found):
+            return None
+        sizes = zip(graph.dims(name), found, strict=True)
+        return Edit(slicer(found), tuple(n if mask is None else int(mask.sum()) for n, mask in sizes))
 
     draft = start(graph, change)
     live = _live_names(graph.model.graph)
@@ -188,7 +190,7 @@ class _Restater:
             new = self._implied(bound, restate)
         else:
             new = restated(np.asarray(value, np.int64), restate.form, restate.axes, self.plan)
-        if new is None or np.array_equal(new, value):
+        if new is None or (value is not None and np.array_equal(new, value)):
             return
         proto = self.draft.model.graph.node[bound.node.index]
         _drop_attribute(proto, name)
@@ -212,7 +214,9 @@ class _Restater:
                 raise CannotRestate(_cut_atoms(restate, self.plan), f"{node.label} gets {name} at run time")
             return
         want = [restated(value, restate.form, restate.axes, self.plan) for value in old]
-        if all(self._means(bound, restate, j, have, w) for j, (have, w) in enumerate(zip(new, want, strict=True))):
+        if all(
+            self._means(bound, restate, j, have, w) for j, (have, w) in enumerate(zip(new, want, strict=True))
+        ):
             return
         for candidate in self._candidates(bound, restate, new, want):
             if all(self._means(bound, restate, j, candidate, w) for j, w in enumerate(want)):
@@ -233,9 +237,7 @@ class _Restater:
             return False
         return all(v in (n, -1) for v, n in zip(entries, sizes, strict=True))
 
-    def _candidates(
-        self, bound: Bound, restate: Restate, new: list[Array], want: list[Array]
-    ) -> list[Array]:
+    def _candidates(self, bound: Bound, restate: Restate, new: list[Array], want: list[Array]) -> list[Array]:
         """Constants that may say it, the one nearest to what stands there first."""
         if restate.form != "shape":
             return want[:1]
@@ -243,10 +245,15 @@ class _Restater:
         sizes = [shapes[node.outputs[0]] for shapes in self.after]
         sources = [shapes[node.inputs[0]] for shapes in self.after]
         fixed = [len({s[i] for s in sizes}) == 1 for i in range(len(sizes[0]))]
-        copied = [all(i < len(src) and src[i] == s[i] for src, s in zip(sources, sizes, strict=True)) for i in range(len(sizes[0]))]
+        copied = [
+            all(i < len(src) and src[i] == s[i] for src, s in zip(sources, sizes, strict=True))
+            for i in range(len(sizes[0]))
+        ]
         first = new[0]
         kept = [int(v) if v in (0, -1) else n for v, n in zip(first, sizes[0], strict=True)]
-        zeros = [n if fix else 0 if same else -1 for n, fix, same in zip(sizes[0], fixed, copied, strict=True)]
+        zeros = [
+            n if fix else 0 if same else -1 for n, fix, same in zip(sizes[0], fixed, copied, strict=True)
+        ]
         return [np.array(entries, first.dtype) for entries in (kept, zeros)]
 
     def _settings(self, bound: Bound) -> None:
@@ -344,5 +351,3 @@ def _bury(draft: Draft, live: set[str]) -> None:
             name = graph.value_info[j].name
             if name in live and name not in made:
                 del graph.value_info[j]
-
-

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
-from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
@@ -76,7 +76,7 @@ def _parse(file: Path) -> ModelProto:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                 if bytes(view[:8]) == b"version ":
                     raise InputError("is a Git LFS pointer, not the model; run git lfs pull")
-                model.ParseFromString(view)  # upb takes any buffer
+                model.ParseFromString(view)  # upb takes any buffer  # type: ignore[arg-type]  # the stubs know bytes alone
     except FileNotFoundError:
         raise InputError("no such file; check the path") from None
     except OSError as error:
@@ -161,6 +161,18 @@ def save(
     return new.written
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        Unwritable: The operating system refused; an old file is as it was.
+    """
+    with replacing(Path(path)) as new:
+        new.finish(iter([text.encode()]))
+        with unstoppable():
+            new.place()
+
+
 class _Writer:
     """Makes the pieces of the file, and puts data into the data file on the way if asked to."""
 
@@ -182,13 +194,13 @@ class _Writer:
         initializers = iter(enumerate(self._model.graph.initializer))
 
         def change(serialized: memoryview, main: bool) -> list[wire.Piece] | None:
-            index, tensor = next(initializers) if main else (-1, TensorProto.FromString(serialized))
+            index, tensor = next(initializers) if main else (-1, TensorProto.FromString(serialized))  # type: ignore[arg-type]  # the stubs know bytes alone
             computed = self._content.get(tensor.name) if main else None
             movable = external and main and tensor.data_type != TensorProto.STRING
             present = computed is None and not tensors.is_external(tensor) and index not in self._left_out
             if present and (not movable or tensors.nbytes(tensor) < INLINE_BELOW):
                 return None
-            head = TensorProto.FromString(serialized)
+            head = TensorProto.FromString(serialized)  # type: ignore[arg-type]  # the stubs know bytes alone
             tensors.clear(head)
             if computed is not None and tensor.data_type == TensorProto.STRING:
                 tensors.fill(head, computed())

@@ -108,7 +108,9 @@ def read(path: Path) -> Plan:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f'{path} is not a plan: its "format" is not "{FORMAT}"; make one with --save-plan')
     if document.get("version") != VERSION:
-        raise InputError(f"{path} is a plan of version {document.get('version')}; this program reads {VERSION}")
+        raise InputError(
+            f"{path} is a plan of version {document.get('version')}; this program reads {VERSION}"
+        )
     try:
         return Plan(
             str(document["model_sha256"]),
@@ -140,9 +142,9 @@ def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
             raise InputError(f"plan: group {row['name']} keeps channels outside 0..{n - 1}")
         mask = np.zeros(n, np.bool_)
         mask[kept] = True
-        for member in members:
-            if member[0] not in coupling.graph.weights:
-                raise InputError(f"plan: the model has no initializer {member[0]} (group {row['name']})")
+        for weight, _ in members:
+            if weight not in coupling.graph.weights:
+                raise InputError(f"plan: the model has no initializer {weight} (group {row['name']})")
         fitting = [g for g in by_member.get(members[0], []) if g.size == n and set(members) == _places(g)]
         fitting = [g for g in fitting if g.atom not in chosen] or fitting
         if not fitting:
