@@ -87,7 +87,7 @@ def require_matches(coupling: Coupling, budget: Budget) -> None:
         for glob in globs:
             if not fnmatch.filter(known, glob):
                 raise InputError(
-                    f"--{option} {plain(glob)!r} matches no weight and no node; --dry-run -v shows their names"
+                    f"--{option} {plain(glob)!r} matches no weight and no node; --dry-run -v shows names"
                 )
 
 
