@@ -19,10 +19,12 @@ from onnx_prune.axis import Atom
 from onnx_prune.choose import Choice, candidates, choose, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group, couple
-from onnx_prune.cut import CannotRestate, cut, shapes_after
+from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
+from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
