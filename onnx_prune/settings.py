@@ -33,6 +33,8 @@ class Budget:
         min_channels: channels that stay in every group at least.
         max_ratio: fraction of a group's channels that is removed at most.
         mixed: whether groups that change a statistic are cut too.
+        attention: what goes where an axis is heads times head size: whole heads (grouped queries
+            with their key-value head), the same dims of every head, or both.
 
     Raises:
         InputError: A value is out of range.
@@ -51,6 +53,7 @@ class Budget:
     min_channels: int = 1
     max_ratio: float = 1.0
     mixed: bool = False
+    attention: Literal["heads", "dims", "both"] = "heads"
 
     def __post_init__(self) -> None:
         _require_ratio("ratio", self.ratio)
