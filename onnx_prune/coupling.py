@@ -8,8 +8,8 @@ is left are groups: an atom and all the dimensions of weights that it stands on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod as product
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Axis, Prod, atoms
+from onnx_prune.codes import Coded, coded, moves, point
 from onnx_prune.computed import freeze
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
@@ -87,7 +88,7 @@ class Bound:
     Attributes:
         node: the node.
         relation: its relation.
-        exposed: operands summed over that masking does not make zero by itself.
+        exposed: operands that have to be zero where masked, and are not by themselves.
         mixed: atoms that the node takes a statistic over.
     """
 
@@ -112,6 +113,9 @@ class Coupling:
         held: what can't.
         heads: atoms that count attention heads: both run-time factors of a contraction carry them.
         copies: (node index, operand index) to the key of its private copy.
+        codes: for weights stored as integers that stand for numbers (and what merely moves them), by
+            key, how they are read.
+        unmasked: keys of operands that say where or how to read; they are cut but never masked.
     """
 
     graph: Graph
@@ -124,6 +128,8 @@ class Coupling:
     held: tuple[Held, ...]
     heads: frozenset[Atom]
     copies: dict[tuple[int, int], str]
+    codes: dict[str, Coded] = field(default_factory=dict)
+    unmasked: frozenset[str] = frozenset()
 
     def key(self, node: Node, k: int) -> str:
         """The name under which `axes` has operand `k` of `node`."""
@@ -144,6 +150,7 @@ class _Analysis:
     solver: Solver = field(default_factory=Solver)
     axes: dict[str, Dims] = field(default_factory=dict)
     zero: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    points: dict[str, Hashable] = field(default_factory=dict)
     extents: set[tuple[str, int]] = field(default_factory=set)
 
     def run(self) -> Coupling:
@@ -154,12 +161,14 @@ class _Analysis:
         self._seed()
         folded = {node.index for node in self.folded.nodes}
         frozen = self.graph.frozen
-        relations = []
+        asked = []
         for node in self.graph.nodes:
             if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
-                relation, exposed = self._relation(node)
+                relation = self._relation(node)
                 if relation is not None:
-                    relations.append(Bound(node, relation, exposed))
+                    asked.append((node, relation))
+        self.codes = self._codes(asked)
+        relations = [Bound(node, relation, self._obey(node, relation)) for node, relation in asked]
         for bound in relations:
             self._unify(bound)
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
@@ -178,6 +187,13 @@ class _Analysis:
             held,
             self._heads(resolved),
             self.copies,
+            self.codes,
+            frozenset(
+                self._key(node, k)
+                for node, relation in asked
+                for k in relation.unmasked
+                if k < len(node.inputs)
+            ),
         )
 
     # What is known before any rule is asked.
@@ -271,8 +287,8 @@ class _Analysis:
         except (Misfit, KeyError):  # KeyError: a shape is not known
             return None
 
-    def _relation(self, node: Node) -> tuple[Relation | None, tuple[int, ...]]:
-        """The node's relation, with all that it forbids held; None holds every axis around it."""
+    def _relation(self, node: Node) -> Relation | None:
+        """The node's relation; where there is none every axis around the node is held."""
         names = [name for name in (*node.inputs, *node.outputs) if name]
         probes = [s.known for s in (self.shapes, self.probe) if s is not None]
         if any(name not in known for name in names for known in probes):
@@ -284,13 +300,28 @@ class _Analysis:
             except Misfit as misfit:
                 why, relation = f"{node.label}: {misfit}", None
             if relation is not None:
-                return relation, self._obey(node, relation)
+                return relation
         for k, name in enumerate(node.inputs):
             if name:
                 self._hold(self._key(node, k), why)
         for name in filter(None, node.outputs):
             self._hold(name, why)
-        return None, ()
+        return None
+
+    def _codes(self, asked: list[tuple[Node, Relation]]) -> dict[str, Coded]:
+        """How the integers of each tensor are read, by its first reader, looking through what moves them."""
+        codes: dict[str, Coded] = {}
+        types = self.shapes.types
+        for node, relation in reversed(asked):
+            for code in relation.reads:
+                if code.at < len(node.inputs):
+                    codes[self._key(node, code.at)] = coded(node, code)
+            after = codes.get(node.outputs[0]) if moves(relation) and node.outputs else None
+            if after is not None and after.code.axis is None and not after.code.bits:
+                for k, name in enumerate(node.inputs):
+                    if name and types.get(name) == types.get(node.outputs[0]):
+                        codes[self._key(node, k)] = after
+        return codes
 
     def _obey(self, node: Node, relation: Relation) -> tuple[int, ...]:
         """Hold what the relation holds; the operands that need a mask where this node reads them."""
@@ -323,8 +354,24 @@ class _Analysis:
             for j, axis in enumerate(dims or ()):
                 if any(a is atom for a in atoms(axis)):
                     flags = self.zero.get(self._key(node, k))
-                    found[k] = found.get(k, False) or (flags is not None and flags[j])
+                    zero = flags is not None and flags[j] and self._means_zero(node, relation, k)
+                    found[k] = found.get(k, False) or zero
         return found
+
+    def _means_zero(self, node: Node, relation: Relation, k: int) -> bool:
+        """Whether the integer that stands for zero in operand `k` stands for zero to this node too."""
+        code = next((code for code in relation.reads if code.at == k), None)
+        if code is None:
+            return moves(relation) or self._point(self._key(node, k)) == 0
+        return not code.bits and self._point(self._key(node, k)) == point(node, code, self.values)
+
+    def _point(self, key: str) -> Hashable:
+        """What stands for zero in a tensor; a stored weight is filled with what its reader takes for zero."""
+        if key not in self.points:
+            found = self.codes.get(key) if key.split("\0")[0] in self.graph.weights else None
+            known = found is not None and (not found.zero or found.zero in self.graph.weights)
+            self.points[key] = point(found.node, found.code, self.values) if found and known else 0
+        return self.points[key]
 
     def _contract(self, node: Node, relation: Relation) -> tuple[int, ...]:
         """A sum over channels is cut exactly only where masking makes a factor of it zero."""
@@ -336,9 +383,24 @@ class _Analysis:
             if not any(carriers.values()):
                 self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
             exposed += [k for k, zero in carriers.items() if not zero]
+        for k in relation.zeroed:
+            inside = {a for axis in relation.operands[k] or () for a in atoms(axis)}
+            cut = [a for a in inside if a.size > 1 and not a.held]
+            if not all(self._carriers(node, relation, a)[k] for a in cut):
+                exposed.append(k)
         return tuple(sorted(set(exposed)))
 
     def _propagate_zero(self, node: Node, relation: Relation) -> None:
+        types = self.shapes.types
+        written = {code.at: point(node, code, self.values) for code in relation.writes}
+        for k, name in enumerate(node.outputs):
+            moved = {
+                self._point(self._key(node, j))
+                for j, dims in enumerate(relation.operands)
+                if dims is not None and moves(relation) and types.get(node.inputs[j], 0) == types.get(name)
+            }
+            # parts with different zero points have none in common
+            self.points[name] = written.get(k, moved.pop() if len(moved) == 1 else None if moved else 0)
         for name, dims in zip(node.outputs, relation.results, strict=True):
             if name and dims is not None:
                 self.zero[name] = tuple(
@@ -350,6 +412,7 @@ class _Analysis:
         if atom.held or atom.size == 1:
             return True  # never masked
         carriers = self._carriers(node, relation, atom)
+        carriers |= {k: True for k in relation.zeroed if k in carriers}  # it is masked there
         if any(carriers.get(k) for k in relation.divisors):
             return False
         if not relation.zero:
@@ -380,8 +443,8 @@ class _Analysis:
             type(r)(r.target, r.form, tuple(None if a is None else resolve(a) for a in r.axes))
             for r in relation.restate
         )
-        solved = type(relation)(
-            side(relation.operands), side(relation.results), restate, relation.zero, relation.divisors
+        solved = replace(
+            relation, operands=side(relation.operands), results=side(relation.results), restate=restate
         )
         dims = [d for d in (*relation.operands, *relation.results) if d]
         mixed = {a for d in dims for axis in d for a in atoms(axis) if a.mixed}
@@ -454,8 +517,9 @@ def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int],
             for name, dims in zip(node.outputs, relation.results, strict=True):
                 for j, axis in enumerate(dims or ()):
                     passed.update((a, roles[name, j]) for a in atoms(axis) if (name, j) in roles)
+        scales = {k for code in relation.reads for k in (code.scale, code.zero)}
         for k, dims in enumerate(relation.operands):
-            if dims is None or node.inputs[k] not in constant:
+            if dims is None or node.inputs[k] not in constant or k in scales:
                 continue
             mine = {a for axis in dims for a in atoms(axis)}
             for j, axis in enumerate(dims):

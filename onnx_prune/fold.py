@@ -84,6 +84,8 @@ class Folded:
             shape = shapes.known.get(name)
             if shape is None or name not in shapes.types:
                 return False
+            if node.op == "DequantizeLinear" and product(shape) > 1:
+                return False  # a weight, however small and integer its stored form is
             if not small_integers(shape, shapes.types[name]) and product(shape) > SMALL:
                 return False
         return True

@@ -17,36 +17,33 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_prune.axis import Mask
+from onnx_prune.codes import coded, spread
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
 from onnx_prune.kept import Plan, masks
 
 Array = NDArray[Any]
+# Integers that onnxruntime's Where selects; others take the way through int32.
+_SELECTED = {onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.INT64}
 
 
 def masked(coupling: Coupling, plan: Plan) -> Draft:
     """The original with everything that `plan` removes set to zero."""
     graph = coupling.graph
     shared = {key.split("\0")[0] for key in coupling.copies.values()}
-    restated = {  # positions and sizes are read, not multiplied: they stay what they are
-        coupling.key(bound.node, r.target)
-        for bound in coupling.bound
-        for r in bound.relation.restate
-        if isinstance(r.target, int) and r.target < len(bound.node.inputs)
-    }
 
     def change(name: str) -> Edit | None:
         found = masks(coupling, name, plan)
-        if name in shared or name in restated or all(mask is None for mask in found):
+        if name in shared or name in coupling.unmasked or all(mask is None for mask in found):
             return None  # each user of a shared vector gets its own, below
-        return Edit(_zeroer(found), graph.dims(name))
+        return Edit(_zeroer(found, fill(coupling, name)), graph.dims(name))
 
     draft = start(graph, change)
     editor = _Editor(coupling, plan, draft)
     for (index, k), key in coupling.copies.items():
         found = masks(coupling, key, plan)
-        if key not in restated and any(mask is not None for mask in found):
-            value = _zeroer(found)(graph.array(key.split("\0")[0]))
+        if key not in coupling.unmasked and any(mask is not None for mask in found):
+            value = _zeroer(found, fill(coupling, key))(graph.array(key.split("\0")[0]))
             draft.model.graph.node[index].input[k] = editor.constant(value)
     for bound in coupling.bound:
         if any(atom in plan for atom in bound.mixed):
@@ -58,12 +55,23 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
     return draft
 
 
-def _zeroer(found: list[Mask | None]) -> Callable[[Array], Array]:
+def fill(coupling: Coupling, key: str) -> Array:
+    """What means zero in a stored weight: its zero points where its reader has them stored."""
+    found, graph = coupling.codes.get(key), coupling.graph
+    if found is None or found.code.bits or found.zero not in graph.weights:
+        return np.zeros((), np.int8)
+    zero = graph.array(found.zero)
+    return spread(zero, found.code, graph.dims(key.split("\0")[0])) if zero.size else zero.sum()
+
+
+def _zeroer(found: list[Mask | None], filling: Array) -> Callable[[Array], Array]:
     def zero(array: Array) -> Array:
         array = array.copy()
+        source = np.broadcast_to(filling, array.shape)
         for dim, mask in enumerate(found):
             if mask is not None:
-                array[(slice(None),) * dim + (~mask,)] = 0
+                gone = (slice(None),) * dim + (~mask,)
+                array[gone] = source[gone]
         return array
 
     return zero
@@ -94,9 +102,25 @@ class _Editor:
         found = masks(self.coupling, self.coupling.key(node, k), self.plan)
         inputs = self.draft.model.graph.node[node.index].input
         before = self.before.setdefault(node.index, [])
+        if all(mask is None for mask in found):
+            return
+        blank = self._zero_point(before, bound, k, len(found))
         for dim, mask in enumerate(found):
             if mask is not None:
-                inputs[k] = self._where(before, inputs[k], mask, dim, len(found), node.inputs[k])
+                inputs[k] = self._where(before, inputs[k], mask, dim, len(found), node.inputs[k], blank)
+
+    def _zero_point(self, nodes: list[onnx.NodeProto], bound: Bound, k: int, rank: int) -> str:
+        """What means zero in operand `k` to this node, where that is not 0."""
+        code = next((code for code in bound.relation.reads if code.at == k and not code.bits), None)
+        found = coded(bound.node, code) if code else None
+        if found is None or not found.zero or found.code.block > 1:
+            return ""
+        if found.code.axis is None:
+            return found.zero
+        shape = self.constant(np.array([-1 if j == found.code.axis else 1 for j in range(rank)]))
+        target = self.name()
+        nodes.append(helper.make_node("Reshape", [found.zero, shape], [target]))
+        return target
 
     def on_kept(self, bound: Bound) -> None:
         """Let the node see the kept channels of its operands, and spread its results out again."""
@@ -129,9 +153,26 @@ class _Editor:
         return target
 
     def _where(
-        self, nodes: list[onnx.NodeProto], source: str, mask: Mask, dim: int, rank: int, like: str
+        self,
+        nodes: list[onnx.NodeProto],
+        source: str,
+        mask: Mask,
+        dim: int,
+        rank: int,
+        like: str,
+        blank: str = "",
     ) -> str:
-        """`source` with the removed channels of `dim` zeroed; `like` names a tensor of its type."""
+        """`source` with the removed channels of `dim` zeroed; `like` names a tensor of its type.
+
+        Args:
+            nodes: gains the nodes that do it.
+            source: the tensor.
+            mask: which channels stay.
+            dim: their dim.
+            rank: number of dims.
+            like: a tensor of the same type.
+            blank: a tensor that means zero, "" for 0 itself.
+        """
         kind = self.coupling.shapes.types.get(like, onnx.TensorProto.FLOAT)
         dtype = helper.tensor_dtype_to_np_dtype(kind)
         shape = [1] * rank
@@ -141,6 +182,19 @@ class _Editor:
             inputs = [source, self.constant(mask.reshape(shape).astype(dtype))]
             nodes.append(helper.make_node("Mul", inputs, [target]))
         else:
-            inputs = [self.constant(mask.reshape(shape)), source, self.constant(np.zeros((), dtype))]
-            nodes.append(helper.make_node("Where", inputs, [target]))
+            blank = blank or self.constant(np.zeros((), dtype))
+            narrow = dtype.kind in "iu" and kind not in _SELECTED
+            pair = [
+                self._cast(nodes, name, onnx.TensorProto.INT32) if narrow else name
+                for name in (source, blank)
+            ]
+            chosen = self.name() if narrow else target
+            nodes.append(helper.make_node("Where", [self.constant(mask.reshape(shape)), *pair], [chosen]))
+            if narrow:
+                nodes.append(helper.make_node("Cast", [chosen], [target], to=kind))
+        return target
+
+    def _cast(self, nodes: list[onnx.NodeProto], source: str, kind: int) -> str:
+        target = self.name()
+        nodes.append(helper.make_node("Cast", [source], [target], to=kind))
         return target

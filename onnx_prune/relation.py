@@ -54,6 +54,31 @@ class Restate:
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """How the integers of an operand or a result stand for numbers: (q - zero point) * scale.
+
+    The zero of such a tensor is its zero point: that is what masking fills in.  Scales and zero
+    points are cut like any operand, but never masked: they say how to read, not what.
+
+    Attributes:
+        at: index of the operand or result.
+        scale: the operand that holds the scales, None where the node does not know them.
+        zero: the operand that holds the zero points (`~k` for result k), None for zero itself.
+        axis: the dim that a vector of scales lies along; None where they broadcast as they stand.
+        block: how many positions of that dim share a scale.
+        bits: width of values packed into bytes along the last dim (MatMulNBits), else 0.  Bytes
+            have no zero to fill in: masking acts on the scales.
+    """
+
+    at: int
+    scale: int | None
+    zero: int | None
+    axis: int | None = None
+    block: int = 1
+    bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """The axes of a node's operands and results over the node's own atoms.
 
@@ -67,6 +92,10 @@ class Relation:
             operand that carries the channel is zero there.  An empty clause (`NEVER`) can't be
             met: f(0) is not 0.
         divisors: operands for which `zero` is void where they are themselves zero (0 / 0).
+        zeroed: operands that the node needs zero where they are masked, though the channels pass
+            through: a range that includes zero is taken over them, or a recurrence sums over them.
+        reads: the operands that stand for numbers in integers.
+        writes: the results that do.
         why: the reason given for letters that the rule holds.
     """
 
@@ -75,6 +104,9 @@ class Relation:
     restate: tuple[Restate, ...] = ()
     zero: Zero = ()
     divisors: tuple[int, ...] = ()
+    zeroed: tuple[int, ...] = ()
+    reads: tuple[Code, ...] = ()
+    writes: tuple[Code, ...] = ()
     why: str = WHOLE
 
     def __str__(self) -> str:
@@ -82,6 +114,14 @@ class Relation:
             return ", ".join("_" if v is None else " ".join(map(str, v)) or "()" for v in values)
 
         return f"{side(self.operands)} -> {side(self.results)}"
+
+    @property
+    def unmasked(self) -> set[int]:
+        """Operands that say where or how to read, not what: they are cut but never masked."""
+        said: set[int | None] = {r.target for r in self.restate if isinstance(r.target, int)}
+        said |= {code.zero for code in (*self.reads, *self.writes)}
+        said |= {code.scale for code in (*self.reads, *self.writes) if not code.bits}
+        return {k for k in said if k is not None and k >= 0}
 
     def contracted(self) -> set[Atom]:
         """Atoms that stand in operands and not in results."""
@@ -288,6 +328,7 @@ def pattern(
     zero: Zero = CARRIED,
     why: str = WHOLE,
     restate: Mapping[int | str, str] | None = None,
+    zeroed: tuple[int, ...] = (),
     **sizes: int,
 ) -> Relation:
     """The relation that `text` says for the shapes of `op`.
@@ -298,6 +339,7 @@ def pattern(
         zero: see `Relation`.
         why: the reason for letters marked with `*`.
         restate: operands or attributes that hold the size of a letter, `{"group": "g"}`.
+        zeroed: see `Relation`.
         **sizes: sizes of letters that shapes alone do not give.
 
     Raises:
@@ -358,4 +400,4 @@ def pattern(
         for target, letter in (restate or {}).items()
         if made[letter].size > 1  # a lone group cannot be cut, and its attribute may be left out
     )
-    return Relation(operands, results, followers, zero, why=why)
+    return Relation(operands, results, followers, zero, zeroed=zeroed, why=why)
