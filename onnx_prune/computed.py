@@ -44,7 +44,9 @@ def freeze(graph: Graph, folded: set[str], relate: Relate) -> dict[str, set[str]
             continue
         derived.add(node.index)
         relation = relate(node)
-        stopped = any(n in blocked for n in inputs) or (relation is not None and not relation.reads and _blocks(relation))
+        stopped = any(n in blocked for n in inputs) or (
+            relation is not None and not relation.reads and _blocks(relation)
+        )
         for name in filter(None, node.outputs):
             sources[name] = set().union(*(sources[n] for n in inputs))
             if stopped:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_prune.axis import owner
 from onnx_prune.coupling import Coupling, Group, Member
 from onnx_prune.errors import InputError
+from onnx_prune.real import real
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[Coupling, Group], Scores]
@@ -164,7 +165,7 @@ def _producers(group: Group) -> list[Member]:
 def _sum(coupling: Coupling, group: Group, members: Iterable[Member], power: int) -> Scores:
     total = np.zeros(group.size)
     for member in members:
-        norms = channel_norms(coupling.graph.array(member.weight), member.dim, power)
+        norms = channel_norms(real(coupling, member.key), member.dim, power)
         positions, channels = owner(coupling.axes[member.key][member.dim], group.atom)
         total += np.bincount(channels, norms[positions], group.size)
     return total
@@ -180,7 +181,7 @@ def _group_norm(coupling: Coupling, group: Group, power: int) -> Scores:
 
 def _filters(coupling: Coupling, group: Group, member: Member) -> Scores:
     """The filters of one producer as rows, shape (group.size, weights a channel)."""
-    weight = np.moveaxis(coupling.graph.array(member.weight), member.dim, 0)
+    weight = np.moveaxis(real(coupling, member.key), member.dim, 0)
     rows = weight.reshape(weight.shape[0], -1).astype(np.float64)
     positions, channels = owner(coupling.axes[member.key][member.dim], group.atom)
     order = np.argsort(channels, kind="stable")

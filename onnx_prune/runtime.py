@@ -27,6 +27,18 @@ _MISSING = (
 )
 
 
+_TENSOR = re.compile(r"tensor\((\w+)\)")
+
+
+def _element(name: str) -> int:
+    """The element type that onnxruntime calls `name`, 0 for one that onnx does not know.
+
+    >>> _element("float") == onnx.TensorProto.FLOAT, _element("uint8") == onnx.TensorProto.UINT8
+    (True, True)
+    """
+    return dict(onnx.TensorProto.DataType.items()).get(name.upper(), 0)
+
+
 class RunError(PruneError):
     """onnxruntime refuses the model or fails while running it."""
 
@@ -71,6 +83,12 @@ class Session:
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise RunError(f"onnxruntime refuses the model: {_one_line(error)}") from None
         self.outputs = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def types(self) -> dict[str, int]:
+        """The element types (TensorProto.DataType) of the outputs that are tensors."""
+        kinds = {output.name: _TENSOR.fullmatch(output.type) for output in self._session.get_outputs()}
+        return {name: _element(kind[1]) for name, kind in kinds.items() if kind}
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
         """The outputs by name, in the order asked (all of them by default)."""

@@ -155,7 +155,8 @@ def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float
     error: RunError | None = None
     for noise in noises:
         try:
-            values = session.run(random_feeds(graph.inputs, shapes.inputs, scale=noise))
+            feeds = random_feeds(graph.inputs, shapes.inputs, scale=noise)
+            values = session.run(feeds, _outputs(missing))
         except RunError as refusal:
             error = refusal
             continue
@@ -168,6 +169,16 @@ def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float
         assert error is not None
         raise error
     shapes.known.update(best)
+    shapes.types.update(_told(session, missing))
+
+
+def _outputs(wanted: list[str]) -> list[str]:
+    return [f"shape of {j}" for j in range(len(wanted))]
+
+
+def _told(session: Session, wanted: list[str]) -> dict[str, int]:
+    """The types that the runtime found out, also downstream of operators that onnx does not know."""
+    return {name: kind for name, kind in session.types.items() if kind and name in wanted}
 
 
 def _empties(shapes: dict[str, Shape]) -> int:
@@ -183,16 +194,21 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         middle = (good + bad) // 2
         wanted = [name for name in missing if index[name] < middle]
         try:
-            values = Session(_probing(graph, shapes, wanted, middle), graph.folder).run(feeds)
+            session = Session(_probing(graph, shapes, wanted, middle), graph.folder)
+            values = session.run(feeds, _outputs(wanted))
         except RunError:
             bad = middle
             continue
         good = middle
         shapes.known.update((n, tuple(map(int, v))) for n, v in zip(wanted, values, strict=True))
+        shapes.types.update(_told(session, wanted))
 
 
 def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int) -> onnx.ModelProto:
-    """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor."""
+    """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor.
+
+    The tensors are outputs too: nobody fetches them, but the runtime tells their types.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     _fix_inputs(model, shapes.inputs)
@@ -202,6 +218,7 @@ def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int) -> onn
     for j, name in enumerate(wanted):
         model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape of {j}"]))
         model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     return model
 
 

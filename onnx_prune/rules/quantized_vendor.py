@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from onnx_prune.axis import Atom, prod, size
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Code, Dims, Op, Relation, Restate, letters, pattern
+from onnx_prune.relation import Code, Dims, Op, Relation, Restate, letters
 from onnx_prune.rules import rule
-from onnx_prune.rules.conv import SPACE
 from onnx_prune.rules.elementwise import product, total, unary, unary_without_zero, where
 from onnx_prune.rules.linear import gemm, matmul
 from onnx_prune.rules.movement import concat
@@ -188,7 +187,8 @@ def qgemm(op: Op) -> Relation:
 def matmul_to_float(op: Op) -> Relation:
     """... m k, ... k n, _, n, _, n, n -> ... m n
 
-    >>> print(matmul_to_float(Op("MatMulIntegerToFloat", ((2, 3), (3, 4), (), (4,), (), (4,), (4,)), ((2, 4),))))
+    >>> shapes = ((2, 3), (3, 4), (), (4,), (), (4,), (4,))
+    >>> print(matmul_to_float(Op("MatMulIntegerToFloat", shapes, ((2, 4),))))
     m k, k n, _, n, _, n, n -> m n
     """
     reads = (Code(0, 2, 4), Code(1, 3, 5, axis=len(op.shape(1)) - 1))

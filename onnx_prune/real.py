@@ -1,0 +1,71 @@
+"""What stored weights stand for: criteria score numbers, not the integers that encode them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_prune.codes import Coded, spread
+from onnx_prune.coupling import Coupling
+from onnx_prune.graph import Graph
+
+Array = NDArray[Any]
+
+
+def real(coupling: Coupling, key: str) -> Array:
+    """The numbers that a weight stands for, in the weight's own dims.
+
+    A weight that an operator reads through scales and zero points is dequantized, as far as these are
+    stored; half precision comes as float32.  Packed bytes come as one number a value, so that the
+    last dim is longer than the stored one.
+
+    Args:
+        coupling: the analysed graph.
+        key: the weight's key in `Coupling.axes`.
+    """
+    graph = coupling.graph
+    array, found = graph.array(key.split("\0")[0]), coupling.codes.get(key)
+    if found is not None:
+        return _packed(graph, array, found) if found.code.bits else _dequantized(graph, array, found)
+    # bfloat16, float8 and 4-bit types come from ml_dtypes, as numpy's kind "V"
+    return array.astype(np.float32) if array.dtype.kind == "V" or array.dtype == np.float16 else array
+
+
+def _stored(graph: Graph, name: str, default: float) -> Array:
+    return graph.array(name).astype(np.float32) if name in graph.weights else np.float32([default])
+
+
+def _dequantized(graph: Graph, array: Array, found: Coded) -> Array:
+    zero = spread(_stored(graph, found.zero, 0), found.code, array.shape)
+    scale = spread(_stored(graph, found.scale, 1), found.code, array.shape)
+    return np.asarray((array.astype(np.float32) - zero) * scale)
+
+
+def _packed(graph: Graph, array: Array, found: Coded) -> Array:
+    """MatMulNBits: rows of blocks; the default zero point is the middle of the range."""
+    rows, blocks = array.shape[:2]
+    bits = found.code.bits
+    scale = _stored(graph, found.scale, 1).reshape(-1)
+    scale = scale.reshape(rows, blocks, 1) if scale.size == rows * blocks else scale.reshape(1, 1, 1)
+    zero: Array = np.float32([[[1 << (bits - 1)]]])
+    if found.zero in graph.weights:
+        zeros = graph.array(found.zero)
+        packed = zeros.dtype == np.uint8
+        zeros = unpack(zeros.reshape(rows, -1), bits)[:, :blocks] if packed else zeros.reshape(rows, blocks)
+        zero = zeros.astype(np.float32)[:, :, None]
+    values = unpack(array, bits)[..., : found.code.block].astype(np.float32)
+    return np.asarray((values - zero) * scale)
+
+
+def unpack(array: Array, bits: int) -> Array:
+    """Unsigned values of `bits` bits from bytes along the last dim, the low bits first.
+
+    >>> unpack(np.array([0x21, 0x43], np.uint8), 4)
+    array([1, 2, 3, 4], dtype=uint8)
+    """
+    plain = np.unpackbits(array, axis=-1, bitorder="little")
+    length = plain.shape[-1] // bits * bits
+    grouped = plain[..., :length].reshape(*array.shape[:-1], -1, bits)
+    return np.asarray(np.packbits(grouped, axis=-1, bitorder="little")[..., 0])
