@@ -25,6 +25,12 @@ FLOATS = {
     onnx.TensorProto.BFLOAT16,
 }
 
+INTEGERS = {
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.INT32,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
@@ -65,10 +71,15 @@ STEPS: dict[str, str] = {
     "Sign": "jumps at zero",
     "ThresholdedRelu": "jumps at its threshold",
 }
+_STEP = "jumps by a step of the scale"
 QUANTIZERS: dict[str, str] = {
-    "DynamicQuantizeLinear": "jumps by a step of the scale",
-    "QuantizeLinear": "jumps by a step of the scale",
+    "DynamicQuantizeLinear": _STEP,
+    "QuantizeLinear": _STEP,
+    "com.microsoft.DynamicQuantizeLSTM": _STEP,
+    "com.microsoft.DynamicQuantizeMatMul": _STEP,
+    "com.microsoft.QuantizeLinear": _STEP,
 }
+_HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ class Watch:
         moving: those of them that the cut can change at all.
         stepped: those downstream of a step: one element may jump though nothing is wrong.
         quantized: those downstream of a quantizer: many elements jump by one step of a scale.
+        halves: for those downstream of a half precision float the coarsest such type.
         skipped: outputs not compared, with the operator whose order they depend on.
     """
 
@@ -87,6 +99,7 @@ class Watch:
     moving: frozenset[str]
     stepped: frozenset[str]
     quantized: frozenset[str]
+    halves: dict[str, int]
     skipped: dict[str, str]
 
 
@@ -108,6 +121,7 @@ class _Watcher:
         self.ordered: dict[str, str] = {}
         self.stepped: set[str] = set()
         self.quantized: set[str] = set()
+        self.halves: dict[str, int] = {}
         self.taps: dict[str, None] = {}
 
     def run(self) -> Watch:
@@ -121,13 +135,20 @@ class _Watcher:
                 skipped[name] = self.ordered[name]
             elif kind in FLOATS or (kind and name not in self.moving):
                 compared[name] = None
+            elif name in self.moving and kind in INTEGERS and name not in self.stepped | self.quantized:
+                compared[name] = None  # computed from integers alone, which do not round
             elif name in self.moving:
                 skipped[name] = "it is no float tensor"
                 self._tap([name])
         compared.update(self.taps)
         names = frozenset(compared)
         return Watch(
-            tuple(compared), names & self.moving, names & self.stepped, names & self.quantized, skipped
+            tuple(compared),
+            names & self.moving,
+            names & self.stepped,
+            names & self.quantized,
+            self.halves,
+            skipped,
         )
 
     def _visit(self, node: Node) -> None:
@@ -138,17 +159,20 @@ class _Watcher:
         for marks in (self.stepped, self.quantized):
             if any(name in marks for name in reads):
                 marks.update(results)
+        kinds = {self.halves.get(name, 0) for name in reads} | {self.types.get(n, 0) for n in results}
+        if half := next((kind for kind in reversed(_HALVES) if kind in kinds), None):
+            self.halves.update(dict.fromkeys(results, half))
         because = next((self.ordered[name] for name in reads if name in self.ordered), None)
         if because is not None:
             self.ordered.update(dict.fromkeys(results, because))
         if any(name in self.moving or name in self.cut for name in reads):
             self.moving.update(results)
-            kinds = _operators(node)
-            if ORDERED.keys() & kinds:
+            operators = _operators(node)
+            if ORDERED.keys() & operators:
                 self._order(node, reads, results)
-            if STEPS.keys() & kinds and not self._smooth_cast(node):
+            if STEPS.keys() & operators and not self._smooth_cast(node):
                 self.stepped.update(results)
-            if QUANTIZERS.keys() & kinds:
+            if QUANTIZERS.keys() & operators:
                 self.quantized.update(results)
 
     def _order(self, node: Node, reads: list[str], results: list[str]) -> None:

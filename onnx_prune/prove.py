@@ -224,9 +224,10 @@ class _Prover:
         return sum(name in self.watch.moving and _varies(value) for name, value in pairs)
 
     def _tolerance(self, name: str) -> float:
-        if name in self.watch.quantized:
-            return _QUANTIZED
-        return TOLERANCE.get(self.coupling.shapes.types.get(name, onnx.TensorProto.FLOAT), _FLOAT)
+        kind = self.coupling.shapes.types.get(name, onnx.TensorProto.FLOAT)
+        stepped = name in self.watch.quantized or kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+        half = TOLERANCE.get(self.watch.halves.get(name, kind), _FLOAT)
+        return max(half, _QUANTIZED) if stepped else half
 
     def _blame(self, error: RunError, shapes: Shapes | None) -> RunError | ProofFailed:
         """Whose fault it is that the masked model does not run: the original's, or masking's."""

@@ -34,7 +34,7 @@ def real(coupling: Coupling, key: str) -> Array:
 
 
 def _stored(graph: Graph, name: str, default: float) -> Array:
-    return graph.array(name).astype(np.float32) if name in graph.weights else np.float32([default])
+    return graph.array(name).astype(np.float32) if name in graph.weights else np.array([default], np.float32)
 
 
 def _dequantized(graph: Graph, array: Array, found: Coded) -> Array:
@@ -47,9 +47,9 @@ def _packed(graph: Graph, array: Array, found: Coded) -> Array:
     """MatMulNBits: rows of blocks; the default zero point is the middle of the range."""
     rows, blocks = array.shape[:2]
     bits = found.code.bits
-    scale = _stored(graph, found.scale, 1).reshape(-1)
+    scale = _stored(graph, found.scale, 1)
     scale = scale.reshape(rows, blocks, 1) if scale.size == rows * blocks else scale.reshape(1, 1, 1)
-    zero: Array = np.float32([[[1 << (bits - 1)]]])
+    zero: Array = np.full((1, 1, 1), 1 << (bits - 1), np.float32)
     if found.zero in graph.weights:
         zeros = graph.array(found.zero)
         packed = zeros.dtype == np.uint8
