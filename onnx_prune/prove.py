@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import order, randomness, tensors
+from onnx_prune.compare import difference, varies
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import Plan, masks, slicer
 from onnx_prune.errors import ProofFailed
@@ -51,22 +52,6 @@ class Proof:
 
 class NotProved(RunError):
     """There can be no proof, and why; nothing is known to be wrong."""
-
-
-def difference(got: Array, want: Array) -> float:
-    """Largest absolute difference relative to the largest absolute value; infinite if shapes differ."""
-    if got.shape != want.shape:
-        return float("inf")
-    if got.size == 0 or got.dtype == object:
-        return 0.0 if np.array_equal(got, want) else float("inf")
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if same.all():
-        return 0.0
-    with np.errstate(invalid="ignore"):
-        gap = np.abs(a - b)[~same].max()
-    scale = np.abs(b[np.isfinite(b)]).max(initial=0.0)
-    return float(gap / scale) if np.isfinite(gap) and scale else float("inf")
 
 
 def prove(
@@ -169,7 +154,7 @@ class _Prover:
         return max(found, key=lambda pair: pair[0] / allowed[pair[1]])
 
     def _shaken(self, runs: list[_Run], allowed: Mapping[str, float]) -> dict[str, float]:
-        """What to allow where a tensor moves as far when the masked original's weights change in the last bits.
+        """What to allow where a tensor moves as far when the weights change in their last bits.
 
         A saturated gate behind large activations, a difference of nearly equal sums: their error says
         nothing about the cut.
@@ -256,7 +241,7 @@ class _Prover:
     def _speaks(self, run: _Run) -> int:
         """How many of the tensors that the cut can change have a finite answer that is not constant."""
         pairs = zip(self.watch.compared, run.want, strict=True)
-        return sum(name in self.watch.moving and _varies(value) for name, value in pairs)
+        return sum(name in self.watch.moving and varies(value) for name, value in pairs)
 
     def _tolerance(self, name: str) -> float:
         if name in self.watch.quantized:
@@ -290,13 +275,6 @@ class _Prover:
 
 def _scaled(feeds: Mapping[str, Array], scale: float) -> dict[str, Array]:
     return {k: (v * scale).astype(v.dtype) if v.dtype.kind in "fV" else v for k, v in feeds.items()}
-
-
-def _varies(value: Array) -> bool:
-    if value.dtype.kind not in "fV":
-        return value.size > 0
-    finite = value[np.isfinite(value)]
-    return finite.size > 0 and (value.size == 1 or bool((finite != finite.flat[0]).any()))
 
 
 def _reasons(skipped: Mapping[str, str]) -> str:
