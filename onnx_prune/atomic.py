@@ -115,8 +115,9 @@ class Replacement:
             path = self._target.parent / f"{self._target.name}.data"
             if os.path.lexists(path):
                 path = path.with_name(f"{self._target.name}-{secrets.token_hex(4)}.data")
-            self._data_path = path
-            self._create(path)
+            with unstoppable():  # so that it is known to be ours before it can be removed
+                self._create(path)
+                self._data_path = path
         file = self._files[0]
         offset = file.tell()
         padding = -offset % ALIGNMENT
@@ -129,7 +130,10 @@ class Replacement:
         for chunk in chunks:
             self.written += file.write(chunk)
         if self._target.exists():
-            os.chmod(self._temporary, stat.S_IMODE(self._target.stat().st_mode))
+            mode = stat.S_IMODE(self._target.stat().st_mode)
+            for path in filter(None, (self._temporary, self._data_path)):
+                with suppress(OSError):  # file systems without permissions
+                    path.chmod(mode)
         for file in self._files:
             file.flush()
             os.fsync(file.fileno())
@@ -138,8 +142,8 @@ class Replacement:
         """Put what was finished in the target's place."""
         os.replace(self._temporary, self._target)
         self._placed = True
-        if hasattr(os, "O_DIRECTORY"):
-            folder = os.open(self._target.parent, os.O_DIRECTORY)
+        with suppress(OSError):  # not every system can; the file itself is safe by now
+            folder = os.open(self._target.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:

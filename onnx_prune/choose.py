@@ -18,34 +18,10 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Axis, Mask, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
+from onnx_prune.settings import Budget
 
 Scores = Mapping[Atom, NDArray[np.float64]]
 _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What the user asked for.
-
-    Attributes:
-        ratio: fraction of channels removed in every group.
-        across: rank channels across groups instead (`--global`).
-        layer_ratios: (glob, ratio) pairs; the last that matches a group's weights or nodes counts.
-        ignore: globs; groups that touch a match stay whole.
-        round_to: multiple that whole widths are rounded to, or "auto".
-        min_channels: channels that stay in every group at least.
-        max_ratio: fraction of a group's channels that is removed at most.
-        mixed: whether groups that change a statistic are cut too.
-    """
-
-    ratio: float = 0.5
-    across: bool = False
-    layer_ratios: tuple[tuple[str, float], ...] = ()
-    ignore: tuple[str, ...] = ()
-    round_to: int | Literal["auto"] = "auto"
-    min_channels: int = 1
-    max_ratio: float = 1.0
-    mixed: bool = False
 
 
 def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()) -> list[Group]:
@@ -62,7 +38,9 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
     free = [
         g
         for g in coupling.groups
-        if (budget.mixed or g.mixed is None) and g.atom not in barred and not matches(coupling, g, budget.ignore)
+        if (budget.mixed or g.mixed is None)
+        and g.atom not in barred
+        and not matches(coupling, g, budget.ignore)
     ]
     rivals: dict[Atom, set[Atom]] = {}
     for product in products(coupling):
@@ -77,6 +55,7 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         return abs(floor(ratio * group.size + _EPSILON) / group.size - ratio)
 
     chosen: set[Atom] = set()
+
     def blocked(group: Group) -> int:
         return len(rivals.get(group.atom, ()))
 

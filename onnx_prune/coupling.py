@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Axis, Prod, atoms
+from onnx_prune.computed import freeze
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node
@@ -146,12 +147,14 @@ class _Analysis:
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
         self.values = self._static_values()
+        self.frozen = freeze(self.graph, self.folded.names, self._try_relate)
         self.copies = dict(self._shared_vectors())
         self._seed()
         folded = {node.index for node in self.folded.nodes}
+        frozen = self.graph.frozen
         relations = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded:
+            if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
                 relation, exposed = self._relation(node)
                 if relation is not None:
                     relations.append(Bound(node, relation, exposed))
@@ -209,6 +212,9 @@ class _Analysis:
             self._hold(name, f"{name} is read inside the body of {node.label}")
         for name in self.folded.names:
             self._hold(name, "it is computed from shapes")
+        for name, sources in self.frozen.items():
+            for source in sources:
+                self._hold(source, f"{name} is computed from it, and is cut instead")
         if self.probe is None:
             return
         for name, shape in self.shapes.known.items():
@@ -255,12 +261,17 @@ class _Analysis:
             other,
         )
 
+    def _try_relate(self, node: Node) -> Relation | None:
+        try:
+            return relate(self._op(node, self.shapes), node.domain)
+        except (Misfit, KeyError):  # KeyError: a shape is not known
+            return None
+
     def _relation(self, node: Node) -> tuple[Relation | None, tuple[int, ...]]:
         """The node's relation, with all that it forbids held; None holds every axis around it."""
         names = [name for name in (*node.inputs, *node.outputs) if name]
-        if any(name not in self.shapes.known for name in names):
-            why = f"a shape around {node.label} is not known"
-        elif self.probe is not None and any(name not in self.probe.known for name in names):
+        probes = [s.known for s in (self.shapes, self.probe) if s is not None]
+        if any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"
         else:
             why = f"no rule for {node.op} ({node.label})"
@@ -464,4 +475,3 @@ def products(coupling: Coupling) -> Iterator[Prod]:
     for dims in coupling.axes.values():
         for axis in dims:
             yield from walk(axis)
-

@@ -6,14 +6,17 @@ channels with higher scores stay.  `CRITERIA` has them by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.axis import owner
 from onnx_prune.coupling import Coupling, Group, Member
+from onnx_prune.errors import InputError
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[Coupling, Group], Scores]
@@ -74,6 +77,49 @@ def random(coupling: Coupling, group: Group) -> Scores:
     """Uniform noise, the same on every run: the control for every other criterion."""
     index = coupling.groups.index(group)
     return np.random.default_rng([20170217, index]).random(group.size)
+
+
+def given(source: Path | Mapping[str, NDArray[Any]]) -> Criterion:
+    """Scores that the user computed: one array a group, under the name of one of its weights.
+
+    Args:
+        source: a .npz file or a mapping; an array named `conv1.weight` scores the channels that
+            this weight produces (or else reads), shape (group.size,).
+
+    Returns:
+        A criterion; it raises InputError for a group that has no scores, or a wrong number of them.
+    """
+    arrays = source if isinstance(source, Mapping) else _load(source)
+
+    def score(coupling: Coupling, group: Group) -> Scores:
+        for member in _producers(group):
+            found = arrays.get(member.weight)
+            if found is None:
+                continue
+            values = np.asarray(found, np.float64).ravel()
+            if values.size != group.size:
+                raise InputError(
+                    f"scores: {member.weight} has {values.size} scores, its group has {group.size} channels"
+                )
+            if not np.isfinite(values).all():
+                raise InputError(f"scores: {member.weight} has scores that are not finite numbers")
+            return values
+        names = ", ".join(dict.fromkeys(m.weight for m in _producers(group)))
+        raise InputError(f"scores: none for the group of {names}; name one array after one of them")
+
+    return score
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except OSError as error:
+        raise InputError(f"cannot read the scores {path}: {error.strerror or error}") from None
+    except (ValueError, AttributeError, BadZipFile):
+        raise InputError(
+            f"the scores {path} are not an .npz file of numbers; write one with numpy.savez"
+        ) from None
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Mask, atoms, count, keep
 from onnx_prune.coupling import Bound, Coupling
-from onnx_prune.draft import Draft, add_constant, start
+from onnx_prune.draft import Draft, Edit, add_constant, start
 from onnx_prune.errors import PruneError
 from onnx_prune.relation import Restate
 from onnx_prune.restate import restated
@@ -98,9 +98,10 @@ class Copies:
 def copies_made(coupling: Coupling, plan: Plan) -> Copies:
     """Copy on write: exporters merge equal vectors, and their users may be cut differently."""
     taken = {*coupling.graph.weights, *coupling.shapes.known}
-    shared: dict[str, dict[tuple[bytes, ...], list[tuple[tuple[int, int], str]]]] = {}
+    shared: dict[str, dict[tuple[tuple[int, bytes], ...], list[tuple[tuple[int, int], str]]]] = {}
     for user, key in coupling.copies.items():
-        cuts = tuple(b"" if m is None else m.tobytes() for m in masks(coupling, key, plan))
+        found = enumerate(masks(coupling, key, plan))
+        cuts = tuple((dim, mask.tobytes()) for dim, mask in found if mask is not None)
         shared.setdefault(key.split("\0")[0], {}).setdefault(cuts, []).append((user, key))
     leading: dict[str, str] = {}
     made: list[Copy] = []
@@ -109,8 +110,7 @@ def copies_made(coupling: Coupling, plan: Plan) -> Copies:
         leading[name] = ranked[0][0][1]
         for version in ranked[1:]:
             (index, _), key = version[0]
-            user = next(filter(None, coupling.graph.nodes[index].outputs))
-            fresh = f"{name}.{user}"
+            fresh = f"{name}.{next(filter(None, coupling.graph.nodes[index].outputs))}"
             while fresh in taken:
                 fresh += "_"
             taken.add(fresh)
@@ -131,12 +131,15 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
     graph = coupling.graph
     copies = copies_made(coupling, plan)
 
-    def change(name: str) -> Callable[[Array], Array] | None:
+    def change(name: str) -> Edit | None:
         found = masks(coupling, copies.leading.get(name, name), plan)
-        return slicer(found) if any(mask is not None for mask in found) else None
+        if all(mask is None for mask in found):
+            return None
+        sizes = zip(graph.dims(name), found, strict=True)
+        return Edit(slicer(found), tuple(n if mask is None else int(mask.sum()) for n, mask in sizes))
 
     draft = start(graph, change)
-    live = _live_names(draft.model.graph)
+    live = _live_names(graph.model.graph)
     for copy in copies.made:
         array = slicer(masks(coupling, copy.key, plan))(graph.array(copy.source))
         add_constant(draft, copy.name, array)
@@ -153,6 +156,7 @@ class _Restater:
 
     def __init__(self, coupling: Coupling, plan: Plan, draft: Draft) -> None:
         self.coupling, self.plan, self.draft = coupling, plan, draft
+        self.counts = {atom: int(mask.sum()) for atom, mask in plan.items()}
         assignments = [s for s in (coupling.shapes, coupling.probe) if s is not None]
         self.before = [s.known for s in assignments]
         self.after = [shapes_after(coupling, plan, s.known) for s in assignments]
@@ -173,22 +177,32 @@ class _Restater:
     def _touched(self, restate: Restate) -> bool:
         return any(a in self.plan for axis in restate.axes if axis is not None for a in atoms(axis))
 
+    def _implied(self, bound: Bound, restate: Restate) -> Array | None:
+        """What an operand or attribute that is left out has to say once any dim around is cut."""
+        dims = [d for d in (*bound.relation.operands, *bound.relation.results) if d]
+        if not any(a in self.plan for d in dims for axis in d for a in atoms(axis)):
+            return None
+        return np.array([count(axis, self.counts) for axis in restate.axes if axis is not None], np.int64)
+
     def _attribute(self, bound: Bound, restate: Restate, name: str) -> None:
-        if not self._touched(restate) or name not in bound.node.attrs:
+        value = bound.node.attrs.get(name)
+        if value is None:
+            new = self._implied(bound, restate)
+        else:
+            new = restated(np.asarray(value, np.int64), restate.form, restate.axes, self.plan)
+        if new is None or (value is not None and np.array_equal(new, value)):
             return
-        value = bound.node.attrs[name]
-        new = restated(np.asarray(value, np.int64), restate.form, restate.axes, self.plan)
         proto = self.draft.model.graph.node[bound.node.index]
-        [attribute] = [a for a in proto.attribute if a.name == name]
-        attribute.CopyFrom(onnx.helper.make_attribute(name, new.tolist()))
+        _drop_attribute(proto, name)
+        proto.attribute.append(onnx.helper.make_attribute(name, new.tolist()))
 
     def _operand(self, bound: Bound, restate: Restate, k: int) -> None:
         node = bound.node
         name = node.inputs[k] if k < len(node.inputs) else ""
         if not name:
-            if self._touched(restate):
-                sizes = [int(keep(axis, self.plan).sum()) for axis in restate.axes if axis is not None]
-                self._rewire(bound, k, np.array(sizes, np.int64))
+            implied = self._implied(bound, restate)
+            if implied is not None:
+                self._rewire(bound, k, implied)
                 _drop_attribute(self.draft.model.graph.node[node.index], "num_outputs")
             return
         if name in self.coupling.folded.names:
@@ -200,7 +214,9 @@ class _Restater:
                 raise CannotRestate(_cut_atoms(restate, self.plan), f"{node.label} gets {name} at run time")
             return
         want = [restated(value, restate.form, restate.axes, self.plan) for value in old]
-        if all(self._means(bound, restate, j, have, w) for j, (have, w) in enumerate(zip(new, want, strict=True))):
+        if all(
+            self._means(bound, restate, j, have, w) for j, (have, w) in enumerate(zip(new, want, strict=True))
+        ):
             return
         for candidate in self._candidates(bound, restate, new, want):
             if all(self._means(bound, restate, j, candidate, w) for j, w in enumerate(want)):
@@ -221,9 +237,7 @@ class _Restater:
             return False
         return all(v in (n, -1) for v, n in zip(entries, sizes, strict=True))
 
-    def _candidates(
-        self, bound: Bound, restate: Restate, new: list[Array], want: list[Array]
-    ) -> list[Array]:
+    def _candidates(self, bound: Bound, restate: Restate, new: list[Array], want: list[Array]) -> list[Array]:
         """Constants that may say it, the one nearest to what stands there first."""
         if restate.form != "shape":
             return want[:1]
@@ -231,10 +245,15 @@ class _Restater:
         sizes = [shapes[node.outputs[0]] for shapes in self.after]
         sources = [shapes[node.inputs[0]] for shapes in self.after]
         fixed = [len({s[i] for s in sizes}) == 1 for i in range(len(sizes[0]))]
-        copied = [all(i < len(src) and src[i] == s[i] for src, s in zip(sources, sizes, strict=True)) for i in range(len(sizes[0]))]
+        copied = [
+            all(i < len(src) and src[i] == s[i] for src, s in zip(sources, sizes, strict=True))
+            for i in range(len(sizes[0]))
+        ]
         first = new[0]
         kept = [int(v) if v in (0, -1) else n for v, n in zip(first, sizes[0], strict=True)]
-        zeros = [n if fix else 0 if same else -1 for n, fix, same in zip(sizes[0], fixed, copied, strict=True)]
+        zeros = [
+            n if fix else 0 if same else -1 for n, fix, same in zip(sizes[0], fixed, copied, strict=True)
+        ]
         return [np.array(entries, first.dtype) for entries in (kept, zeros)]
 
     def _settings(self, bound: Bound) -> None:
@@ -307,10 +326,12 @@ def _bury(draft: Draft, live: set[str]) -> None:
     """Remove the nodes and initializers that were used before the cut and no longer are."""
     graph = draft.model.graph
     users = Counter(_read(graph)) + Counter(value.name for value in graph.output)
-    dead: set[int] = set()
+    dead = set(draft.replaced)
+    for index in dead:
+        users.subtract(_read(onnx.GraphProto(node=[graph.node[index]])))
     for index in range(len(graph.node) - 1, -1, -1):
         node = graph.node[index]
-        outputs = [name for name in node.output if name]
+        outputs = [name for name in node.output if name and index not in dead]
         if outputs and not any(users[name] for name in outputs) and any(name in live for name in outputs):
             dead.add(index)
             gone = onnx.GraphProto(node=[node])
@@ -330,5 +351,3 @@ def _bury(draft: Draft, live: set[str]) -> None:
             name = graph.value_info[j].name
             if name in live and name not in made:
                 del graph.value_info[j]
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -25,6 +25,18 @@ _DATA = {"raw_data", "float_data", "int32_data", "int64_data", "double_data", "u
 _DATA |= {"external_data", "data_location", "dims"}
 
 
+class Edit(NamedTuple):
+    """A change to one weight.
+
+    Attributes:
+        apply: from its values to the new ones.
+        dims: the new shape.
+    """
+
+    apply: Callable[[Array], Array]
+    dims: tuple[int, ...]
+
+
 @dataclass
 class Draft:
     """A model whose `content` still has to be filled in.
@@ -32,10 +44,12 @@ class Draft:
     Attributes:
         model: the structure; initializers named in `content` carry dims and type but no data.
         content: for such initializers, a function that makes the array.
+        replaced: indices of nodes whose result is an initializer now, still to be removed.
     """
 
     model: onnx.ModelProto
     content: dict[str, Callable[[], Array]] = field(default_factory=dict)
+    replaced: set[int] = field(default_factory=set)
 
     def whole(self) -> onnx.ModelProto:
         """The model with all content filled in; the draft keeps its structure and gains the data."""
@@ -45,12 +59,12 @@ class Draft:
         return self.model
 
 
-def start(graph: Graph, change: Callable[[str], Callable[[Array], Array] | None]) -> Draft:
+def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
     """A draft of `graph` with some weights changed.
 
     Args:
         graph: the original, left as it is.
-        change: for a weight's name, a function from its values to the new ones, or None to keep it.
+        change: for a weight's name how it changes, or None to keep it.
 
     Returns:
         The draft; weights in Constant nodes are changed in place.
@@ -63,17 +77,22 @@ def start(graph: Graph, change: Callable[[str], Callable[[Array], Array] | None]
             copy.CopyFrom(tensor)
             continue
         _copy_fields(tensor, copy, skip=_DATA)
-        if edit is None:
-            copy.dims.extend(tensor.dims)
-            draft.content[tensor.name] = lambda name=tensor.name: graph.array(name)
-        else:
-            draft.content[tensor.name] = lambda name=tensor.name, edit=edit: edit(graph.array(name))
+        copy.dims.extend(tensor.dims if edit is None else edit.dims)
+        draft.content[tensor.name] = _later(graph, tensor.name, edit)
+    for name in sorted(graph.frozen):
+        if (edit := change(name)) is not None:
+            add_constant(draft, name, edit.apply(graph.array(name)))
+            draft.replaced.add(graph.makers[name].index)
     for node in graph.nodes:
         if node.op == "Constant" and node.outputs[0] in graph.weights:
             edit = change(node.outputs[0])
             if edit is not None:
-                _set_constant(draft.model.graph.node[node.index], edit(graph.array(node.outputs[0])))
+                _set_constant(draft.model.graph.node[node.index], edit.apply(graph.array(node.outputs[0])))
     return draft
+
+
+def _later(graph: Graph, name: str, edit: Edit | None) -> Callable[[], Array]:
+    return lambda: graph.array(name) if edit is None else edit.apply(graph.array(name))
 
 
 def add_constant(draft: Draft, name: str, value: Array) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from google.protobuf.message import DecodeError, EncodeError, Message  # type: ignore[import-untyped]
-from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
@@ -76,7 +76,7 @@ def _parse(file: Path) -> ModelProto:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                 if bytes(view[:8]) == b"version ":
                     raise InputError("is a Git LFS pointer, not the model; run git lfs pull")
-                model.ParseFromString(view)  # upb takes any buffer
+                model.ParseFromString(view)  # upb takes any buffer  # type: ignore[arg-type]  # the stubs know bytes alone
     except FileNotFoundError:
         raise InputError("no such file; check the path") from None
     except OSError as error:
@@ -153,14 +153,24 @@ def save(
         if external == "always" or (external == "auto" and (used or total > PROTOBUF_LIMIT)):
             pieces = writer.pieces(external=True)
             if wire.size(pieces) > PROTOBUF_LIMIT:
-                raise InputError(
-                    "over 2 GB are stored outside of initializers; make initializers of constants"
-                )
+                raise InputError("over 2 GB are not raw data of initializers; make them so")
         new.finish(_chunks(pieces))
         with unstoppable():
             new.place()
             _remove_old_data(target, before, folder)
     return new.written
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        Unwritable: The operating system refused; an old file is as it was.
+    """
+    with replacing(Path(path)) as new:
+        new.finish(iter([text.encode()]))
+        with unstoppable():
+            new.place()
 
 
 class _Writer:
@@ -184,13 +194,13 @@ class _Writer:
         initializers = iter(enumerate(self._model.graph.initializer))
 
         def change(serialized: memoryview, main: bool) -> list[wire.Piece] | None:
-            index, tensor = next(initializers) if main else (-1, TensorProto.FromString(serialized))
+            index, tensor = next(initializers) if main else (-1, TensorProto.FromString(serialized))  # type: ignore[arg-type]  # the stubs know bytes alone
             computed = self._content.get(tensor.name) if main else None
             movable = external and main and tensor.data_type != TensorProto.STRING
             present = computed is None and not tensors.is_external(tensor) and index not in self._left_out
             if present and (not movable or tensors.nbytes(tensor) < INLINE_BELOW):
                 return None
-            head = TensorProto.FromString(serialized)
+            head = TensorProto.FromString(serialized)  # type: ignore[arg-type]  # the stubs know bytes alone
             tensors.clear(head)
             if computed is not None and tensor.data_type == TensorProto.STRING:
                 tensors.fill(head, computed())
@@ -249,21 +259,21 @@ def _serialize(model: ModelProto) -> tuple[bytes, set[int]]:
     copied: list[Message] = [model, model.graph, *(initializers[index] for index in heavy)]
     if heavy and any(len(UnknownFieldSet(message)) for message in copied):
         heavy = set()
-    if not heavy:
-        try:
-            return model.SerializeToString(), heavy
-        except EncodeError:
-            raise InputError("the model holds over 2 GB; load it with load_external_data=False") from None
-    light = ModelProto()
-    _copy(model, light, "graph")
-    _copy(model.graph, light.graph, "initializer")
-    for index, tensor in enumerate(initializers):
-        new = light.graph.initializer.add()
-        if index in heavy:
-            _copy(tensor, new, "raw_data")
-        else:
-            new.CopyFrom(tensor)
-    return light.SerializeToString(), heavy
+    light = model
+    if heavy:
+        light = ModelProto()
+        _copy(model, light, "graph")
+        _copy(model.graph, light.graph, "initializer")
+        for index, tensor in enumerate(initializers):
+            new = light.graph.initializer.add()
+            if index in heavy:
+                _copy(tensor, new, "raw_data")
+            else:
+                new.CopyFrom(tensor)
+    try:
+        return light.SerializeToString(), heavy
+    except EncodeError:
+        raise InputError("over 2 GB are not raw data of initializers; make them so") from None
 
 
 def _copy(old: Message, new: Message, but: str) -> None:
@@ -308,6 +318,7 @@ def _remove_old_data(target: Path, old: set[str], source: Path | None) -> None:
         inside = None if source is None else Path(os.path.realpath(source))
         if inside is not None and inside != target.parent and file.is_relative_to(inside):
             continue  # a model in a folder above might use it
-        if not any(name in _locations(other) for other in target.parent.glob("*.onnx*") if other != file):
+        others = (other for other in target.parent.glob("*.onnx*") if other.suffix != ".data")
+        if not any(name in _locations(other) for other in others):
             with suppress(OSError):
                 file.unlink()

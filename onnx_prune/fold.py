@@ -45,6 +45,11 @@ _RANDOM = {
 }
 
 
+def is_random(node: Node) -> bool:
+    """Whether a node may compute something else each time."""
+    return node.op in _RANDOM
+
+
 def small_integers(shape: tuple[int, ...], kind: int) -> bool:
     """Whether a constant is a scalar, a vector of integers or booleans, or a small table of them."""
     count = product(shape)
@@ -71,7 +76,7 @@ class Folded:
     def _folds(self, node: Node, shapes: Shapes) -> bool:
         if node.op in ("Shape", "Size"):
             return all(name in shapes.known for name in node.inputs)
-        if node.domain or node.bodies or node.op in _RANDOM or not any(node.inputs):
+        if node.domain or node.bodies or is_random(node) or not any(node.inputs):
             return False
         if not all(not name or name in self.names or name in self.constants for name in node.inputs):
             return False

@@ -90,6 +90,7 @@ class Graph:
         for node in self.nodes:
             if node.op == "Constant" and (tensor := _constant(node.proto)) is not None:
                 self.weights[node.outputs[0]] = tensor
+        self.frozen: set[str] = set()
         self.inputs = [v for v in model.graph.input if v.name not in self.weights]
         self.outputs = list(model.graph.output)
 
@@ -130,9 +131,15 @@ class Graph:
         """The values of a weight, a view where possible: do not write into it."""
         return tensors.read(self.weights[name], self.folder)
 
+    def freeze(self, name: str, value: NDArray[Any]) -> None:
+        """Treat a computed tensor as a weight of this value."""
+        self.weights[name] = onnx.numpy_helper.from_array(value, name)
+        self.frozen.add(name)
+
     def params(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """Number of parameters when tensors have `shapes`."""
-        kinds = ((name, t.data_type) for name, t in self.weights.items())
+        stored = (item for item in self.weights.items() if item[0] not in self.frozen)
+        kinds = ((name, t.data_type) for name, t in stored)
         return sum(product(shapes[name]) for name, kind in kinds if kind not in _NOT_PARAMETERS)
 
     def dims(self, name: str) -> tuple[int, ...]:
@@ -141,8 +148,11 @@ class Graph:
 
 
 def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes as Python values; tensors and graphs stay protos, and are not read."""
-    return {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+    """Attributes as Python values, a tensor as an array; a Constant's, which may be large, is not read."""
+    found = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+    if proto.op_type != "Constant":
+        found |= {k: tensors.read(v) for k, v in found.items() if isinstance(v, onnx.TensorProto)}
+    return found
 
 
 def _constant(proto: onnx.NodeProto) -> onnx.TensorProto | None:

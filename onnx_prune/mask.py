@@ -19,7 +19,7 @@ from onnx import helper
 from onnx_prune.axis import Mask
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.cut import Plan, masks
-from onnx_prune.draft import Draft, start
+from onnx_prune.draft import Draft, Edit, start
 
 Array = NDArray[Any]
 
@@ -29,11 +29,11 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
     graph = coupling.graph
     shared = {key.split("\0")[0] for key in coupling.copies.values()}
 
-    def change(name: str) -> Callable[[Array], Array] | None:
-        if name in shared:
-            return None  # each user gets its own, below
+    def change(name: str) -> Edit | None:
         found = masks(coupling, name, plan)
-        return _zeroer(found) if any(mask is not None for mask in found) else None
+        if name in shared or all(mask is None for mask in found):
+            return None  # each user of a shared vector gets its own, below
+        return Edit(_zeroer(found), graph.dims(name))
 
     draft = start(graph, change)
     editor = _Editor(coupling, plan, draft)
@@ -141,12 +141,14 @@ class _Editor:
 
     def finish(self) -> None:
         """Put the added nodes in their places; shapes that the model declares stay true."""
-        if not self.before and not self.after:
+        replaced = self.draft.replaced
+        if not self.before and not self.after and not replaced:
             return
         graph = self.draft.model.graph
         nodes = []
         for index, node in enumerate(list(graph.node)):
-            nodes += [*self.before.get(index, ()), node, *self.after.get(index, ())]
+            kept = [] if index in replaced else [node]
+            nodes += [*self.before.get(index, ()), *kept, *self.after.get(index, ())]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)

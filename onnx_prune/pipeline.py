@@ -24,7 +24,7 @@ from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune
 from onnx_prune.graph import Graph
 from onnx_prune.plan import Plan
-from onnx_prune.prove import Proof, prove
+from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.settings import Settings
 from onnx_prune.validate import Drift, Latency, validate
@@ -183,8 +183,12 @@ class _Run:
     def _validate(
         self, coupling: Coupling, choice: Choice, model: onnx.ModelProto
     ) -> tuple[Proof | None, str, Drift | None, Latency | None]:
+        proof, not_proved = None, ""
         with self._stage("proving"):
-            proof, not_proved = prove(coupling, choice.plan, model)
+            try:
+                proof = prove(coupling, choice.plan, model, folder=coupling.graph.folder)
+            except NotProved as reason:
+                not_proved = str(reason)
         with self._stage("measuring"):
             drift, latency, notes = validate(coupling, model, self.settings)
         self.notes += notes
@@ -241,7 +245,9 @@ class _Run:
             asked_ratio=self.settings.budget.ratio,
             reached_ratio=choice.removed / total,
             before=Size(
-                graph.params(coupling.shapes.known), total_macs(graph, coupling.shapes.known), self._bytes(graph)
+                graph.params(coupling.shapes.known),
+                total_macs(graph, coupling.shapes.known),
+                self._bytes(graph),
             ),
             after=Size(graph.params(after), total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
@@ -256,28 +262,27 @@ class _Run:
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )
 
-    def _bytes(self, graph: Graph) -> int | None:
+    def _bytes(self, graph: Graph) -> int:
         if isinstance(self.source, onnx.ModelProto):
-            return graph.model.ByteSize()
+            return int(graph.model.ByteSize())
         external = {t.name: t for t in graph.model.graph.initializer if tensors.is_external(t)}
         return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())
 
 
 def held_back(coupling: Coupling, choice: Choice) -> tuple[HeldBack, ...]:
     """Axes of weights that stay whole, by reason, the most parameters first."""
-    chosen = {g.atom for g in choice.groups}
-    rows: list[tuple[str, str, int]] = [(h.why, h.weight, h.dim) for h in coupling.held]
+    rows = [(h.why, h.weight, h.dim) for h in coupling.held]
     for group in coupling.groups:
-        if group.atom not in chosen:
-            why = f"{group.mixed} (--mixed cuts it)" if group.mixed else "--ignore, or another factor of its product is cut"
+        if group.atom not in {g.atom for g in choice.groups}:
+            why = f"{group.mixed} (--mixed cuts it)" if group.mixed else "--ignore, or another factor is cut"
             rows += [(why, m.weight, m.dim) for m in group.members]
     reasons: dict[str, dict[tuple[str, int], None]] = {}
     for why, weight, dim in rows:
         reasons.setdefault(why, {})[weight, dim] = None
-    found = [
-        HeldBack(why, len(places), sum(_elements(coupling, w) for w in {w for w, _ in places}), tuple(places)[:5])
-        for why, places in reasons.items()
-    ]
+    found = []
+    for why, places in reasons.items():
+        params = sum(_elements(coupling, weight) for weight in {weight for weight, _ in places})
+        found.append(HeldBack(why, len(places), params, tuple(places)[:5]))
     return tuple(sorted(found, key=lambda h: (-h.params, h.why)))
 
 
@@ -297,4 +302,3 @@ def _nothing(coupling: Coupling, groups: tuple[Group, ...], settings: Settings) 
     reasons = held_back(coupling, empty)
     why = reasons[0].why if reasons else "no weight has an axis with more than one channel"
     return f"nothing to prune: {why}"
-

@@ -31,7 +31,8 @@ class Plan:
         criterion: how channels were ranked.
         ratio: the fraction of channels asked to be removed.
         initializers: by name `{"shape": [...], "keep": {"0": [...]}}`; axes without a cut are left
-            out, and a private copy of a shared vector says `copy_of` and `users`.
+            out, a private copy of a shared vector says `copy_of` and `users`, and a weight that
+            was computed from others and is stored now says `computed`.
         groups: `{"name", "size", "kept", "members": [[weight, dim], ...]}`.
         held: `{"axis": [weight, dim], "size", "why"}`.
     """
@@ -72,7 +73,8 @@ def make(
     for name in coupling.graph.weights:
         row = entry(copies.leading.get(name, name), coupling.graph.dims(name))
         if row["keep"]:
-            initializers[name] = row
+            computed = {"computed": True} if name in coupling.graph.frozen else {}
+            initializers[name] = row | computed
     for copy in copies.made:
         users = [[coupling.graph.nodes[i].outputs[0], k] for i, k in copy.users]
         row = entry(copy.key, coupling.graph.dims(copy.source))
@@ -106,7 +108,9 @@ def read(path: Path) -> Plan:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f'{path} is not a plan: its "format" is not "{FORMAT}"; make one with --save-plan')
     if document.get("version") != VERSION:
-        raise InputError(f"{path} is a plan of version {document.get('version')}; this program reads {VERSION}")
+        raise InputError(
+            f"{path} is a plan of version {document.get('version')}; this program reads {VERSION}"
+        )
     try:
         return Plan(
             str(document["model_sha256"]),
@@ -138,9 +142,9 @@ def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
             raise InputError(f"plan: group {row['name']} keeps channels outside 0..{n - 1}")
         mask = np.zeros(n, np.bool_)
         mask[kept] = True
-        for member in members:
-            if member[0] not in coupling.graph.weights:
-                raise InputError(f"plan: the model has no initializer {member[0]} (group {row['name']})")
+        for weight, _ in members:
+            if weight not in coupling.graph.weights:
+                raise InputError(f"plan: the model has no initializer {weight} (group {row['name']})")
         fitting = [g for g in by_member.get(members[0], []) if g.size == n and set(members) == _places(g)]
         fitting = [g for g in fitting if g.atom not in chosen] or fitting
         if not fitting:

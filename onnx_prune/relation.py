@@ -353,5 +353,9 @@ def pattern(
         )
         for rows, shapes in zip(sides, (op.ins, op.outs), strict=True)
     )
-    followers = tuple(Restate(target, "sizes", (made[letter],)) for target, letter in (restate or {}).items())
+    followers = tuple(
+        Restate(target, "sizes", (made[letter],))
+        for target, letter in (restate or {}).items()
+        if made[letter].size > 1  # a lone group cannot be cut, and its attribute may be left out
+    )
     return Relation(operands, results, followers, zero, why=why)

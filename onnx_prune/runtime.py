@@ -129,11 +129,20 @@ def _one_line(error: Exception) -> str:
 
 
 def random_feeds(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, tuple[int, ...]], seed: int = 0
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, tuple[int, ...]],
+    seed: int = 0,
+    scale: float = 1.0,
 ) -> dict[str, Array]:
     """Random values for the graph's inputs: normal floats, and 0 or 1 for integers and booleans.
 
     Zero and one are valid indices, token types and masks nearly everywhere.
+
+    Args:
+        inputs: the graph's inputs.
+        shapes: the shape of each.
+        seed: of the random generator.
+        scale: standard deviation of the floats; some detectors find nothing in plain noise.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
@@ -145,5 +154,5 @@ def random_feeds(
         elif np.issubdtype(kind, np.integer) or kind == np.bool_:
             feeds[value.name] = rng.integers(0, 2, shape).astype(kind)
         else:
-            feeds[value.name] = rng.standard_normal(shape).astype(kind)
+            feeds[value.name] = (scale * rng.standard_normal(shape)).astype(kind)
     return feeds

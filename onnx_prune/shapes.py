@@ -9,7 +9,7 @@ by construction.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -21,6 +21,8 @@ _SMALL = 1024  # elements: shape operands and index tables stay in the skeleton,
 _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
+_NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
+_VALUE_SHAPED = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop", "Range"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +41,28 @@ class Shapes:
 
 
 def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
-    """Shapes at the first assignment, and at the second where an axis is dynamic."""
-    error: RunError | None = None
-    best: tuple[Shapes, Shapes | None] | None = None
+    """Shapes at the first assignment, and at the second where something is dynamic.
+
+    Where the runtime refuses every assignment (custom operators), what inference found is returned;
+    tensors without a shape are then missing.
+    """
     for scale in _SCALES:
-        assignments = list(_assignments(graph, scale))
-        found = [_static(graph, inputs) for inputs in assignments]
+        found = [_static(graph, inputs) for inputs in _assignments(graph, scale)]
         missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
-        best = best or (found[0], found[1] if len(found) > 1 else None)
-        if missing:
-            try:
-                for shapes in found:
-                    _probe(graph, shapes, missing)
-            except RunError as failure:
-                error = failure
-                if len(assignments) == 1:
-                    break
+        if missing and len(found) == 1 and any(node.op in _VALUE_SHAPED for node in graph.nodes):
+            found.append(replace(found[0], known=dict(found[0].known)))
+        try:
+            for shapes, noises in zip(found, _NOISES, strict=False):
+                _probe(graph, shapes, missing, noises)
+        except RunError:
+            if len(found) > 1 and scale != _SCALES[-1] and found[0].inputs != found[1].inputs:
                 continue
-        return found[0], found[1] if len(found) > 1 else None
-    assert error is not None and best is not None
-    return best
+            for shapes in found:
+                _probe_prefix(graph, shapes, missing)
+        break
+    if len(found) == 1 or found[0].known == found[1].known:
+        return found[0], None
+    return found[0], found[1]
 
 
 def _names(graph: Graph) -> list[str]:
@@ -138,20 +142,67 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
     return shapes
 
 
-def _probe(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
-    """Run the graph and read the shapes of the tensors that inference left open."""
+def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...]) -> None:
+    """Run the graph and read the shapes of the tensors that inference left open.
+
+    A detector that finds nothing has empty tensors, which tell little: the input that leaves the
+    fewest of them counts.
+    """
+    if not missing:
+        return
+    session = Session(_probing(graph, shapes, missing, len(graph.nodes)), graph.folder)
+    best: dict[str, Shape] | None = None
+    error: RunError | None = None
+    for noise in noises:
+        try:
+            values = session.run(random_feeds(graph.inputs, shapes.inputs, scale=noise))
+        except RunError as refusal:
+            error = refusal
+            continue
+        found = {name: tuple(map(int, v)) for name, v in zip(missing, values, strict=True)}
+        if best is None or _empties(found) < _empties(best):
+            best = found
+        if not _empties(best):
+            break
+    if best is None:
+        assert error is not None
+        raise error
+    shapes.known.update(best)
+
+
+def _empties(shapes: dict[str, Shape]) -> int:
+    return sum(0 in shape for shape in shapes.values())
+
+
+def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
+    """As far as the graph runs, which a search over its nodes finds out."""
+    index = {name: node.index for node in graph.nodes for name in node.outputs}
+    good, bad = 0, len(graph.nodes)
+    feeds = random_feeds(graph.inputs, shapes.inputs)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        wanted = [name for name in missing if index[name] < middle]
+        try:
+            values = Session(_probing(graph, shapes, wanted, middle), graph.folder).run(feeds)
+        except RunError:
+            bad = middle
+            continue
+        good = middle
+        shapes.known.update((n, tuple(map(int, v))) for n, v in zip(wanted, values, strict=True))
+
+
+def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int) -> onnx.ModelProto:
+    """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     _fix_inputs(model, shapes.inputs)
+    del model.graph.node[nodes:]
     del model.graph.value_info[:]
     del model.graph.output[:]
-    for j, name in enumerate(missing):
+    for j, name in enumerate(wanted):
         model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape of {j}"]))
         model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
-    session = Session(model, graph.folder)
-    feeds = random_feeds(graph.inputs, shapes.inputs)
-    for name, value in zip(missing, session.run(feeds), strict=True):
-        shapes.known[name] = tuple(int(n) for n in value)
+    return model
 
 
 def _fix_inputs(model: onnx.ModelProto, inputs: dict[str, Shape]) -> None:

@@ -28,7 +28,6 @@ _DATA_FIELDS = (
     "uint64_data",
     "string_data",
     "external_data",
-    "data_location",
     "segment",
 )
 _PACKED_BITS = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "float4_e2m1fn": 4}
@@ -255,6 +254,8 @@ def clear(tensor: TensorProto) -> None:
     """
     for field in _DATA_FIELDS:
         tensor.ClearField(field)
+    if is_external(tensor):
+        tensor.ClearField("data_location")
 
 
 def _field_length(tensor: TensorProto) -> int:

@@ -88,8 +88,9 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
     while at < len(message):
         start = at
         tag, at = _varint(message, at)
-        kind = tag & 7
-        body = at
+        kind, body = tag & 7, at
+        if tag < 8:
+            raise ValueError("no field has number 0")
         if kind == _VARINT:
             _, at = _varint(message, at)
         elif kind == _BYTES:

@@ -247,9 +247,9 @@ def test_tensors_of_deeply_nested_graphs() -> None:
     assert len(names) == 6000
 
 
-@pytest.mark.parametrize("broken", [b"\x0a\x05a", b"\xff" * 20, b"\x0f", b"\x0c", b"\x09\x01"])
+@pytest.mark.parametrize("broken", [b"\x0a\x05a", b"\xff" * 20, b"\x0f", b"\x0c", b"\x09\x01", b"\0\0"])
 def test_wire_refuses_what_is_no_message(broken: bytes) -> None:
-    with pytest.raises(ValueError, match=r"wire type|longer than|does not end"):
+    with pytest.raises(ValueError, match=r"wire type|longer than|does not end|number 0"):
         list(wire.fields(memoryview(broken)))
 
 

@@ -1,0 +1,101 @@
+"""The command line: options in, a table or JSON out.
+
+What is heavy (onnx, onnxruntime, rich) is imported once there is work for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnx_prune.command import Command
+from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check
+from onnx_prune.settings import Budget, Progress, Settings
+from onnx_prune.words import plain
+
+if TYPE_CHECKING:
+    from onnx_prune.report import Report
+
+_BUDGET = ("ratio", "across", "ignore", "round_to", "min_channels", "max_ratio", "mixed")
+
+
+@click.command(
+    cls=Command,
+    params=PARAMS,
+    usage=USAGE,
+    about=ABOUT,
+    closing=CLOSING,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.pass_context
+def main(ctx: click.Context, /, **given: Any) -> None:
+    """Prune one model."""
+    settings = Settings(
+        budget=Budget(**{name: given[name] for name in _BUDGET}, layer_ratios=tuple(given["layer_ratios"])),
+        criterion=given["criterion"],
+        scores=_path(given["scores"]),
+        apply_plan=_path(given["apply_plan"]),
+        validate=not given["no_validate"],
+        drift_data=_path(given["drift_data"]),
+        threads=given["threads"],
+        strict=given["strict"],
+        external_data=given["external_data"],
+    )
+    check(ctx, given)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries warn of is not about the user's model
+    with _progress(wanted=not (given["quiet"] or given["as_json"])) as progress:
+        report = _prune(given, replace(settings, progress=progress))
+    _print(report, given)
+
+
+def _prune(given: dict[str, Any], settings: Settings) -> Report:
+    from onnx_prune.atomic import terminable
+
+    with terminable():
+        from onnx_prune.pipeline import prune
+
+        result = prune(
+            given["source"],
+            given["output"],
+            settings,
+            save_plan=_path(given["save_plan"]),
+            dry_run=given["dry_run"],
+        )
+    return result.report
+
+
+def _print(report: Report, given: dict[str, Any]) -> None:
+    if given["quiet"] and not given["as_json"]:
+        return
+    from onnx_prune.show import as_json, console, show
+
+    if given["as_json"]:
+        click.echo(as_json(report))
+    else:
+        show(report, console(), verbose=given["verbose"])
+
+
+@contextmanager
+def _progress(*, wanted: bool) -> Iterator[Progress]:
+    """A line on stderr that names the stage, on a terminal that can take it back."""
+    if not wanted or not sys.stderr.isatty() or os.environ.get("TERM", "") in ("dumb", ""):
+        yield lambda stage: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text("starting")) as status:
+        yield lambda stage: status.update(Text(plain(stage)))
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)

@@ -1,0 +1,162 @@
+"""How a command behaves: help by task, errors on one line, exit codes.
+
+Knows nothing about pruning; `onnx_prune.cli` has the options.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from onnx_prune.errors import PruneError
+from onnx_prune.settings import unknown
+from onnx_prune.words import guess, plain
+
+PROGRAM = "onnx-prune"
+_TERM = 22  # columns of the widest option in the help
+_USAGE, _BUG, _SIGINT, _SIGPIPE = 2, 3, 130, 141
+
+
+class Option(click.Option):
+    """An option that belongs to a section of the help."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        self.section = section
+        super().__init__(*args, **kwargs)
+
+
+class Choice(click.ParamType[str]):
+    """One of some words; another gets a suggestion."""
+
+    name = "choice"
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The value, if it is known."""
+        if value not in self.known:
+            self.fail(unknown("value", str(value), self.known), param, ctx)
+        return str(value)
+
+
+class Number(click.ParamType[float]):
+    """A number, whole or not."""
+
+    name = "number"
+
+    def __init__(self, kind: type[int] | type[float], *, word: str = "") -> None:
+        self.kind = kind
+        self.word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the one word that may stand in its place."""
+        if self.word and value == self.word:
+            return value
+        try:
+            return self.kind(value)
+        except ValueError:
+            what = "a whole number" if self.kind is int else "a number"
+            self.fail(
+                f"{plain(value)!r} is not {what}{f' or {self.word!r}' if self.word else ''}", param, ctx
+            )
+
+
+class Command(click.Command):
+    """A command whose every failure is one line on stderr and an exit code."""
+
+    def __init__(self, *args: Any, usage: str, about: str, closing: str, **kwargs: Any) -> None:
+        self.usage, self.about, self.closing = usage, about, closing
+        super().__init__(*args, **kwargs)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run, and leave the process with an exit code."""
+        try:
+            super().main(args, PROGRAM, complete_var, False, **extra)
+            sys.stdout.flush()
+        except click.exceptions.Exit as leave:
+            sys.exit(leave.exit_code)
+        except click.ClickException as error:
+            text = _sentence(error)
+            _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{PROGRAM} --help'", _USAGE)
+        except (KeyboardInterrupt, click.Abort):
+            sys.exit(_SIGINT)
+        except OSError as error:
+            _cannot_print(error)
+        sys.exit(0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command's body."""
+        try:
+            return super().invoke(ctx)
+        except PruneError as error:
+            if error.exit_code != _BUG:
+                _fail(f"error: {error}", error.exit_code)
+            _bug(error, ctx)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except MemoryError:
+            _fail(
+                "error: out of memory; a machine with more is needed, or --no-validate, which needs less", 2
+            )
+        except Exception as error:
+            _bug(error, ctx)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The whole help: what it does, options by task, examples and exit codes."""
+        formatter.write(f"Usage: {self.usage}\n\n{self.about.strip()}\n")
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                term = record[0].ljust(_TERM)
+                sections.setdefault(getattr(param, "section", "Help"), []).append((term, record[1]))
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=_TERM + 2)
+        formatter.write(f"\n{self.closing.strip()}\n")
+
+
+def _sentence(error: click.ClickException) -> str:
+    """What is wrong with the command line, in our words."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        known = [name for param in error.ctx.command.get_params(error.ctx) for name in param.opts]
+        return f"no option {plain(error.option_name)}{guess(error.option_name, known)}"
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"{error.param.opts[0]}: {error.message}"
+    text = error.format_message().rstrip(".")
+    return plain(text[:1].lower() + text[1:])
+
+
+def _bug(error: Exception, ctx: click.Context) -> NoReturn:
+    if ctx.params.get("verbose"):
+        traceback.print_exc()
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    ask = "please report it with the model or its structure at the project's issue tracker"
+    _fail(f"internal error: {said}; {ask}", _BUG)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    click.echo(f"{PROGRAM}: {plain(text)}", err=True)
+    sys.exit(code)
+
+
+def _cannot_print(error: OSError) -> NoReturn:
+    """Stdout is full or closed; whatever was to be written to files has been."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes stdout once more at exit
+    if error.errno == errno.EPIPE:
+        sys.exit(_SIGPIPE)
+    _fail(f"error: cannot print the report: {error.strerror}", _USAGE)

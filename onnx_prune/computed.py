@@ -1,0 +1,85 @@
+"""Weights that are computed from weights: weight norm, weight standardisation, scattered weights.
+
+Where every operator between the stored weight and its user lets the axis through, the stored weight
+is cut.  Where one takes a statistic over it or holds it, the result is frozen: analysed as a weight
+of its own, and written as an initializer under its name if it is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from onnx_prune.axis import atoms
+from onnx_prune.fold import SMALL, is_random
+from onnx_prune.graph import Graph, Node
+from onnx_prune.relation import Relation
+from onnx_prune.runtime import Session
+
+Relate = Callable[[Node], Relation | None]
+
+
+def freeze(graph: Graph, folded: set[str], relate: Relate) -> dict[str, set[str]]:
+    """Make weights of those results that cannot be cut where they are stored.
+
+    Args:
+        graph: gains the frozen results as weights.
+        folded: tensors of the shape arithmetic, which are no weights.
+        relate: a node's relation, None where there is no rule for it.
+
+    Returns:
+        For each frozen result the stored weights that it is computed from.
+    """
+    sources = {name: {name} for name in graph.weights}
+    blocked: set[str] = set()
+    derived: set[int] = set()
+    for node in graph.nodes:
+        inputs = [name for name in node.inputs if name]
+        if not inputs or node.bodies or is_random(node) or not all(name in sources for name in inputs):
+            continue
+        if all(name in folded for name in filter(None, node.outputs)):
+            continue
+        derived.add(node.index)
+        relation = relate(node)
+        stopped = any(n in blocked for n in inputs) or (relation is not None and _blocks(relation))
+        for name in filter(None, node.outputs):
+            sources[name] = set().union(*(sources[n] for n in inputs))
+            if stopped:
+                blocked.add(name)
+    frozen = {
+        name: sources[name]
+        for name in blocked
+        if any(index not in derived for index, _ in graph.uses.get(name, ()))
+    }
+    values = _run(graph, derived, sorted(frozen)) if frozen else {}
+    for name, value in values.items():
+        if value.size > SMALL and value.dtype.kind != "i":
+            graph.freeze(name, value)
+    return {name: frozen[name] for name in graph.frozen}
+
+
+def _blocks(relation: Relation) -> bool:
+    return any(
+        (atom.held or atom.mixed) and atom.size > 1
+        for dims in relation.operands
+        for axis in dims or ()
+        for atom in atoms(axis)
+    )
+
+
+def _run(graph: Graph, derived: set[int], names: list[str]) -> dict[str, NDArray[Any]]:
+    model = onnx.ModelProto(ir_version=graph.model.ir_version)
+    model.opset_import.extend(graph.model.opset_import)
+    model.graph.name = "computed weights"
+    used: set[str] = set()
+    for index in sorted(derived):
+        model.graph.node.append(graph.nodes[index].proto)
+        used.update(graph.nodes[index].inputs)
+    for name in sorted(used & set(graph.weights)):
+        tensor = onnx.numpy_helper.from_array(graph.array(name).copy(), name)
+        model.graph.initializer.append(tensor)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return dict(zip(names, Session(model).run({}, names), strict=True))

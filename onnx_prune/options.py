@@ -1,0 +1,284 @@
+"""The options of the command line, by task, and what must hold between them."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from onnx_prune.command import PROGRAM, Choice, Number, Option
+from onnx_prune.errors import InputError
+from onnx_prune.settings import CRITERIA_NAMES
+from onnx_prune.words import guess, plain
+
+USAGE = f"{PROGRAM} IN.onnx OUT.onnx [options]"
+ABOUT = """
+Make an ONNX model smaller and faster by removing channels for real.
+
+Channels that must go together are found from the graph alone, so a model from
+any exporter will do. The smaller model has to compute what the original does
+with those channels set to zero; otherwise nothing is written.
+"""
+CLOSING = """
+Examples:
+  onnx-prune in.onnx out.onnx                      remove half of the channels
+  onnx-prune in.onnx --dry-run -v                  see what could be cut, and why not
+  onnx-prune in.onnx out.onnx --ratio 0.3 --layer-ratio 'layer4.*=0.6'
+                                                   remove more from the last stage
+  onnx-prune in.onnx out.onnx --ignore '*head*'    leave some layers whole
+  onnx-prune in.onnx out.onnx --save-plan p.json   keep what was decided ...
+  onnx-prune v2.onnx out2.onnx --apply-plan p.json ... and do it again
+  onnx-prune in.onnx out.onnx --json | jq .after   for scripts
+
+Exit codes:
+  0    done
+  2    a file or an option cannot be used; one line on stderr says which
+  3    a bug in onnx-prune: the proof failed, or worse; no file was written
+  4    nothing can be cut, or --strict and the ratio was missed
+  130  stopped by Ctrl-C (143 by SIGTERM); files are as they were before
+"""
+
+_REMOVE = "What to remove"
+_STAYS = "What stays"
+_CHECK = "How it is checked"
+_OUTPUT = "Output"
+_HELP = "Help"
+
+_ALONE = {
+    "apply_plan": (
+        (
+            *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed"),
+            *("ignore", "round_to", "min_channels", "max_ratio", "strict"),
+        ),
+        "says what is cut",
+    ),
+    "scores": (("criterion",), "replaces the criterion"),
+    "no_validate": (("drift_data", "threads"), "runs nothing"),
+    "dry_run": (("save_plan", "drift_data", "threads"), "runs and writes nothing"),
+    "quiet": (("verbose",), "prints nothing"),
+}
+
+
+def _layer_ratio(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[str, float]]:
+    pairs = []
+    for value in values:
+        glob, _, ratio = value.rpartition("=")
+        try:
+            pairs.append((glob, float(ratio)))
+        except ValueError:
+            glob = ""
+        if not glob:
+            raise click.BadParameter(f"{plain(value)!r} is not GLOB=R, as in 'layer4.*=0.3'", ctx, param)
+    return pairs
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        parts = [f"{name} {_version(name)}" for name in ("onnx", "onnxruntime")]
+        click.echo(f"{PROGRAM} {_version(PROGRAM)} ({', '.join(parts)}, Python {platform.python_version()})")
+        ctx.exit()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+PARAMS: list[click.Parameter] = [
+    click.Argument(["source"], metavar="IN.onnx", required=False),
+    click.Argument(["output"], metavar="OUT.onnx", required=False),
+    Option(
+        ["--ratio"],
+        section=_REMOVE,
+        type=Number(float),
+        metavar="R",
+        default=0.5,
+        help="Remove this fraction of the channels of every group; 0.5 unless given.",
+    ),
+    Option(
+        ["--global", "across"],
+        section=_REMOVE,
+        is_flag=True,
+        help="Rank the channels of all groups together, so that some groups lose more than others.",
+    ),
+    Option(
+        ["--criterion"],
+        section=_REMOVE,
+        type=Choice(*CRITERIA_NAMES),
+        metavar="NAME",
+        default="l1",
+        help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; l1 unless given.",
+    ),
+    Option(
+        ["--scores"],
+        section=_REMOVE,
+        metavar="FILE.npz",
+        help="Rank channels by your own scores: an array for each weight, named like it, a number a channel.",
+    ),
+    Option(
+        ["--layer-ratio", "layer_ratios"],
+        section=_REMOVE,
+        multiple=True,
+        metavar="GLOB=R",
+        callback=_layer_ratio,
+        help="Use another ratio where GLOB matches a weight or node; may be repeated, the last match counts.",
+    ),
+    Option(
+        ["--mixed"],
+        section=_REMOVE,
+        is_flag=True,
+        help="Also cut channels that a mean or norm is taken over, such as a transformer's width.",
+    ),
+    Option(
+        ["--apply-plan"],
+        section=_REMOVE,
+        metavar="FILE",
+        help="Cut exactly what a saved plan says, instead of choosing.",
+    ),
+    Option(
+        ["--ignore"],
+        section=_STAYS,
+        multiple=True,
+        metavar="GLOB",
+        help="Leave whole what touches a weight or node that GLOB matches; may be repeated.",
+    ),
+    Option(
+        ["--round-to"],
+        section=_STAYS,
+        type=Number(int, word="auto"),
+        metavar="auto|N",
+        default="auto",
+        help="Keep widths at a multiple of N; auto takes widths that run fast in onnxruntime, 1 any width.",
+    ),
+    Option(
+        ["--min-channels"],
+        section=_STAYS,
+        type=Number(int),
+        metavar="N",
+        default=1,
+        help="Leave at least N channels in every group.",
+    ),
+    Option(
+        ["--max-ratio"],
+        section=_STAYS,
+        type=Number(float),
+        metavar="R",
+        default=1.0,
+        help="Remove at most this fraction of any one group.",
+    ),
+    Option(
+        ["--no-validate"],
+        section=_CHECK,
+        is_flag=True,
+        help='Skip the proof and the runs; the report then says "not proved".',
+    ),
+    Option(
+        ["--drift-data"],
+        section=_CHECK,
+        metavar="FILE.npz",
+        help="Measure how far answers move on your inputs, an array for each input, rather than on noise.",
+    ),
+    Option(
+        ["--threads"],
+        section=_CHECK,
+        type=Number(int),
+        metavar="N",
+        default=0,
+        help="Measure latency with N threads; 0, the default, leaves the choice to onnxruntime.",
+    ),
+    Option(
+        ["--strict"],
+        section=_CHECK,
+        is_flag=True,
+        help="Fail if what is removed differs from what was asked by more than 10 %.",
+    ),
+    Option(
+        ["--dry-run"],
+        section=_OUTPUT,
+        is_flag=True,
+        help="Analyse and report, and write nothing; OUT.onnx can be left out.",
+    ),
+    Option(["--save-plan"], section=_OUTPUT, metavar="FILE", help="Write which channels stay, as JSON."),
+    Option(
+        ["--external-data"],
+        section=_OUTPUT,
+        type=Choice("auto", "always", "never"),
+        metavar="WHEN",
+        default="auto",
+        help="Put weights in a file beside OUT.onnx: auto (as in IN.onnx, and above 2 GB), always or never.",
+    ),
+    Option(
+        ["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print the report as one JSON document."
+    ),
+    Option(
+        ["-v", "--verbose"],
+        section=_OUTPUT,
+        is_flag=True,
+        help="Show every group, and every reason why something stays.",
+    ),
+    Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    Option(
+        ["--version"],
+        section=_HELP,
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the versions.",
+    ),
+]
+
+
+def check(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Require that the options go together and the files are there, before anything heavy is loaded."""
+    if given["source"] is None:
+        raise click.UsageError("name the model to prune, and the file to write")
+    if given["output"] is None and not given["dry_run"]:
+        raise click.UsageError("name the file to write after the model, or give --dry-run")
+    names = {param.name: param.opts[0] for param in ctx.command.params if _was_given(ctx, param)}
+    for one, (others, why) in _ALONE.items():
+        for other in others:
+            if one in names and other in names:
+                raise click.UsageError(
+                    f"{names[one]} {why}, so {names[other]} has no use; leave one of them out"
+                )
+    for name in ("source", "scores", "drift_data", "apply_plan"):
+        if given[name] is not None:
+            _require_file(Path(given[name]))
+    for name in ("output", "save_plan"):
+        if given[name] is not None:
+            _require_place(Path(given[name]))
+    if given["save_plan"] is not None:
+        plan = Path(given["save_plan"]).resolve()
+        for name in ("source", "output"):
+            if given[name] is not None and Path(given[name]).resolve() == plan:
+                raise InputError(f"--save-plan {given['save_plan']!r} is the model itself; name another file")
+
+
+def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
+    return ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+
+
+def _require_file(path: Path) -> None:
+    if path.exists():
+        return
+    try:
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        beside = []
+    raise InputError(f"{str(path)!r}: no such file{guess(path.name, beside) or '; check the path'}")
+
+
+def _require_place(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{str(path)!r}: is a directory; name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"{str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
