@@ -110,7 +110,7 @@ class _Prover:
         self.feeds = feeds
         self.watch = order.watch(coupling, plan)
         if not self.watch.compared:
-            raise NotProved(f"not proved: {_reasons(self.watch.skipped)}")
+            raise NotProved(f"{_reasons(self.watch.skipped)}")
         self.random = randomness.random_nodes(coupling.graph)
         self.complaint = ""
 
@@ -118,10 +118,8 @@ class _Prover:
         """The proof, or None and the tensor that failed, with `complaint` saying how."""
         runs = self._reference(seed)
         self.progress("running the cut model")
-        copy = onnx.ModelProto()
-        copy.CopyFrom(small)
         try:
-            session = self._session(copy)
+            session = self._borrowed(small)
             answers = [session.run(run.small_feeds, self.watch.compared) for run in runs]
         except RunError as error:
             self.complaint = (
@@ -182,6 +180,18 @@ class _Prover:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps)
         return Session(model, self.folder)
 
+    def _borrowed(self, model: onnx.ModelProto) -> Session:
+        """As `_session`, but the model stays as it is; its weights are copied only if they have to be."""
+        if self.random or any(node.bodies for node in self.coupling.graph.nodes):
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            return self._session(copy)
+        count = len(model.graph.output)
+        try:
+            return self._session(model)
+        finally:
+            del model.graph.output[count:]
+
     def _reference(self, seed: int) -> list[_Run]:
         """Inputs with the masked original's answers to them; its session is closed again."""
         self.progress("running the masked original")
@@ -192,7 +202,7 @@ class _Prover:
         assignments = [s for s in (self.coupling.shapes, self.coupling.probe) if s is not None]
         runs = [self._best(session, shapes, seed) for shapes in assignments]
         if self.watch.moving and not any(self._speaks(run) for run in runs):
-            raise NotProved("not proved: the outputs are constant or not finite, whatever the inputs")
+            raise NotProved("the outputs are constant or not finite, whatever the inputs")
         for feeds in () if self.random else self.feeds:
             runs.append(_Run(feeds, feeds, self._kept(session.run(feeds, self.watch.compared))))
         return runs
@@ -252,14 +262,14 @@ class _Prover:
         """Whose fault it is that the masked model does not run: the original's, or masking's."""
         lacks = missing_operators(error)
         if lacks:
-            return NotProved(f"not proved: onnxruntime lacks {', '.join(lacks)}")
+            return NotProved(f"onnxruntime lacks {', '.join(lacks)}")
         model = self.coupling.graph.model
         try:
             session = Session(model, self.folder)
             if shapes is not None:
                 session.run(random_feeds(self.coupling.graph.inputs, shapes.inputs))
         except RunError as own:
-            return NotProved(f"not proved: {own}")
+            return NotProved(f"{own}")
         return ProofFailed(f"the masked original does not run, the original does: {error}; {self._report()}")
 
     def _report(self) -> str:
