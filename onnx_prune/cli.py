@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnx_prune.command import Command
+from onnx_prune.command import Command, printing
 from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check
 from onnx_prune.settings import Budget, Progress, Settings
 from onnx_prune.words import plain
@@ -78,10 +78,11 @@ def _print(report: Report, given: dict[str, Any]) -> None:
         return
     from onnx_prune.show import as_json, console, show
 
-    if given["as_json"]:
-        click.echo(as_json(report))
-    else:
-        show(report, console(), verbose=given["verbose"])
+    with printing():
+        if given["as_json"]:
+            click.echo(as_json(report))
+        else:
+            show(report, console(), verbose=given["verbose"])
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -20,7 +21,21 @@ from onnx_prune.words import guess, plain
 
 PROGRAM = "onnx-prune"
 _TERM = 22  # columns of the widest option in the help
-_USAGE, _BUG, _SIGINT, _SIGPIPE = 2, 3, 130, 141
+_CLOSED, _USAGE, _BUG, _SIGINT = 1, 2, 3, 130
+
+
+class Unprinted(OSError):
+    """Stdout is full or closed."""
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print inside of this, so that a full disk or a closed pipe is not taken for a bug."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        raise Unprinted(*error.args) from None
 
 
 class Option(click.Option):
@@ -92,7 +107,7 @@ class Command(click.Command):
         except click.ClickException as error:
             text = _sentence(error)
             _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{PROGRAM} --help'", _USAGE)
-        except (KeyboardInterrupt, click.Abort):
+        except click.Abort:
             sys.exit(_SIGINT)
         except OSError as error:
             _cannot_print(error)
@@ -106,8 +121,10 @@ class Command(click.Command):
             if error.exit_code != _BUG:
                 _fail(f"error: {error}", error.exit_code)
             _bug(error, ctx)
-        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, Unprinted):
             raise
+        except KeyboardInterrupt:
+            sys.exit(_SIGINT)
         except MemoryError:
             _fail(
                 "error: out of memory; a machine with more is needed, or --no-validate, which needs less", 2
@@ -157,6 +174,6 @@ def _fail(text: str, code: int) -> NoReturn:
 def _cannot_print(error: OSError) -> NoReturn:
     """Stdout is full or closed; whatever was to be written to files has been."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes stdout once more at exit
-    if error.errno == errno.EPIPE:
-        sys.exit(_SIGPIPE)
+    if error.errno == errno.EPIPE:  # as click and rich do
+        sys.exit(_CLOSED)
     _fail(f"error: cannot print the report: {error.strerror}", _USAGE)

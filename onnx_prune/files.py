@@ -76,7 +76,7 @@ def _parse(file: Path) -> ModelProto:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                 if bytes(view[:8]) == b"version ":
                     raise InputError("is a Git LFS pointer, not the model; run git lfs pull")
-                model.ParseFromString(view)  # upb takes any buffer  # type: ignore[arg-type]  # the stubs know bytes alone
+                model.ParseFromString(view)  # type: ignore[arg-type]  # stubs know bytes, upb takes any buffer
     except FileNotFoundError:
         raise InputError("no such file; check the path") from None
     except OSError as error:

@@ -25,14 +25,19 @@ with those channels set to zero; otherwise nothing is written.
 """
 CLOSING = """
 Examples:
-  onnx-prune in.onnx out.onnx                      remove half of the channels
-  onnx-prune in.onnx --dry-run -v                  see what could be cut, and why not
+  onnx-prune in.onnx out.onnx
+      remove half of the channels
+  onnx-prune in.onnx --dry-run -v
+      see all that could be cut, and why the rest could not
   onnx-prune in.onnx out.onnx --ratio 0.3 --layer-ratio 'layer4.*=0.6'
-                                                   remove more from the last stage
-  onnx-prune in.onnx out.onnx --ignore '*head*'    leave some layers whole
-  onnx-prune in.onnx out.onnx --save-plan p.json   keep what was decided ...
-  onnx-prune v2.onnx out2.onnx --apply-plan p.json ... and do it again
-  onnx-prune in.onnx out.onnx --json | jq .after   for scripts
+      remove more from the last stage
+  onnx-prune in.onnx out.onnx --ignore '*head*'
+      leave some layers whole
+  onnx-prune in.onnx out.onnx --save-plan plan.json
+  onnx-prune other.onnx out2.onnx --apply-plan plan.json
+      keep what was decided, and do it again on another export
+  onnx-prune in.onnx out.onnx --json | jq .after
+      read the report from a script
 
 Exit codes:
   0    done
@@ -243,7 +248,7 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
         raise click.UsageError("name the model to prune, and the file to write")
     if given["output"] is None and not given["dry_run"]:
         raise click.UsageError("name the file to write after the model, or give --dry-run")
-    names = {param.name: param.opts[0] for param in ctx.command.params if _was_given(ctx, param)}
+    names = {param.name: max(param.opts, key=len) for param in ctx.command.params if _was_given(ctx, param)}
     for one, (others, why) in _ALONE.items():
         for other in others:
             if one in names and other in names:

@@ -19,7 +19,7 @@ from onnx_prune.report import GroupCut, HeldBack, Report
 from onnx_prune.words import change, duration, human, plain, scientific, share, some, times
 
 _TOP_GROUPS, _TOP_HELD = 8, 5
-_NARROW = 72
+_NARROW, _TINY = 72, 50
 _FALLBACK = {"→": "->", "·": "-", "…": "...", "✓": "+", "✗": "!", "×": "x", "█": "#", "░": "."}
 
 
@@ -177,10 +177,8 @@ class _Page:
         said = ["at " + ", ".join((shapes[:3] if more else shapes) + more)] if shapes else []
         latency = self.report.latency
         if latency is not None:
-            threads = (
-                some(latency.threads, "thread") if latency.threads else "onnxruntime's choice of threads"
-            )
-            said.append(f"latency: median of {some(latency.runs, 'run')}, {threads}, CPU")
+            threads = some(latency.threads, "thread") if latency.threads else "default threads"
+            said.append(f"latency: median of {some(latency.runs, 'run')} on CPU, {threads}")
         return Padding(self._text("; ".join(said), "dim"), (0, 0, 0, 2), expand=False)
 
     def _asked(self) -> str:
@@ -195,26 +193,26 @@ class _Page:
     def _groups(self) -> Padding:
         report = self.report
         groups = report.groups if self.verbose else report.groups[:_TOP_GROUPS]
-        narrow = self._width < _NARROW
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
+        bar = 12 if self._width >= _NARROW else 8 if self._width >= _TINY else 0
         counts = [self._say(f"{group.size} → {group.kept}") for group in groups]
-        bar = 8 if narrow else 12
-        fixed = 2 + max(map(len, counts)) + bar + 2 * 3 + 8 + (0 if narrow else 10)
-        name_width = max(12, self._width - fixed)
+        columns: list[tuple[str, list[Text]]] = [
+            ("channels", [Text(count) for count in counts]),
+            ("kept", [self._bar(group, bar) for group in groups]),
+            ("params", [Text(f"-{human(group.params)}") for group in groups]),
+            ("MACs", [Text(f"-{human(group.macs)}") for group in groups]),
+        ]
+        if self._width < _NARROW:
+            del columns[3]
+        if not bar:
+            del columns[1]
+        taken = sum(2 + max(len(title), *map(len, cells)) for title, cells in columns)
+        names = [Text(self._short(group.name, max(8, self._width - 4 - taken))) for group in groups]
+        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
         table.add_column("largest first", no_wrap=True)
-        table.add_column("channels", justify="right", no_wrap=True)
-        table.add_column("kept", no_wrap=True)
-        table.add_column("params", justify="right", no_wrap=True)
-        if not narrow:
-            table.add_column("MACs", justify="right", no_wrap=True)
-        for group, count in zip(groups, counts, strict=True):
-            row = [
-                Text(self._short(group.name, name_width)),
-                Text(count),
-                self._bar(group, bar),
-                Text(f"-{human(group.params)}"),
-            ]
-            table.add_row(*row, *([] if narrow else [Text(f"-{human(group.macs)}")]))
+        for title, _ in columns:
+            table.add_column(title, justify="left" if title == "kept" else "right", no_wrap=True)
+        for row in zip(names, *(cells for _, cells in columns), strict=True):
+            table.add_row(*row)
         return Padding(table, (0, 0, 0, 2), expand=False)
 
     def _bar(self, group: GroupCut, width: int) -> Text:

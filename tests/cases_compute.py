@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from commuting_compute import Array
+
+from tests.commuting_compute import Array
 
 
 def floats(*shape: int, seed: int = 0) -> Array:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from file_models import FLOAT, OUTSIDE, build, names, run, value, weight, write, write_external
 from google.protobuf.message import EncodeError
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
 from onnx_prune import files, tensors
 from onnx_prune.errors import InputError
+from tests.file_models import FLOAT, OUTSIDE, build, names, run, value, weight, write, write_external
 
 # Nothing is lost
 

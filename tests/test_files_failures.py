@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_models import as_nobody, build, names, run, weight, write, write_external
 from onnx import ModelProto
 
 from onnx_prune import files, tensors
 from onnx_prune.errors import InputError, Interrupted, Unwritable
+from tests.file_models import as_nobody, build, names, run, weight, write, write_external
 
 
 def cannot_write(path: Path, message: str, model: ModelProto | None = None, **options: object) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from file_models import FLOAT, as_nobody, build, value, weight, write, write_external
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnx_prune import files
 from onnx_prune.errors import InputError
+from tests.file_models import FLOAT, as_nobody, build, value, weight, write, write_external
 
 
 def refuse(path: Path, message: str) -> None:

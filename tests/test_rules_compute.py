@@ -7,8 +7,6 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-from cases_compute import MADE, Case, signed
-from commuting_compute import Array, Unrunnable, check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
@@ -18,6 +16,8 @@ from onnx_prune.axis import Atom
 from onnx_prune.errors import Misfit
 from onnx_prune.relation import CARRIED, NEVER, Op, Relation, Zero, letters, pattern
 from onnx_prune.rules import RULES, relate
+from tests.cases_compute import MADE, Case, signed
+from tests.commuting_compute import Array, Unrunnable, check
 
 FAMILIES = ("elementwise", "linear", "norm", "pool", "reduce")
 OPERATORS = sorted(
