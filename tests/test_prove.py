@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_prune import choose, criteria
+from onnx_prune import choose, criteria, settings
 from onnx_prune.axis import atoms, cat
 from onnx_prune.compare import difference, varies
 from onnx_prune.coupling import Coupling, couple
@@ -57,10 +57,10 @@ def conv(x: str, w: str, y: str, **attrs: Any) -> onnx.NodeProto:
 
 
 def plan_of(coupling: Coupling, ratio: float = 0.5) -> Plan:
-    budget = choose.Budget(ratio=ratio, round_to=1)
-    groups = choose.candidates(coupling, budget)
+    asked = settings.Budget(ratio=ratio, round_to=1)
+    groups = choose.candidates(coupling, asked)
     scores = {group.atom: criteria.l1(coupling, group) for group in groups}
-    return choose.choose(coupling, scores, budget, groups).plan
+    return choose.choose(coupling, scores, asked, groups).plan
 
 
 def pruned(proto: onnx.ModelProto) -> tuple[Coupling, Plan, onnx.ModelProto]:
