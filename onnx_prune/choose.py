@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Axis, Mask, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
+from onnx_prune.errors import InputError
 from onnx_prune.settings import Budget
+from onnx_prune.words import plain
 
 Scores = Mapping[Atom, NDArray[np.float64]]
 _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
@@ -75,6 +77,18 @@ def names(coupling: Coupling, group: Group) -> set[str]:
     graph = coupling.graph
     found = {m.weight for m in group.members}
     return found | {graph.nodes[i].proto.name for w in found for i, _ in graph.uses.get(w, ())}
+
+
+def require_matches(coupling: Coupling, budget: Budget) -> None:
+    """Raise InputError for a glob that matches nothing: most likely it is misspelt."""
+    graph = coupling.graph
+    known = {*graph.weights, *(node.proto.name for node in graph.nodes)}
+    for option, globs in (("ignore", budget.ignore), ("layer-ratio", [g for g, _ in budget.layer_ratios])):
+        for glob in globs:
+            if not fnmatch.filter(known, glob):
+                raise InputError(
+                    f"--{option} {plain(glob)!r} matches no weight and no node; --dry-run -v shows names"
+                )
 
 
 def ratio_of(coupling: Coupling, group: Group, budget: Budget) -> float:
