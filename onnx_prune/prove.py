@@ -41,12 +41,14 @@ class Proof:
         tolerance: what was allowed for the tensor with that difference.
         outputs: names of the tensors compared: graph outputs, and tensors inside that stand for outputs
             which an order of values decides (`onnx_prune.order`).
+        inside: number of further tensors compared, where channels that are cut are summed over.
         runs: number of input sets, at least one for each assignment of the dynamic axes.
     """
 
     error: float
     tolerance: float
     outputs: tuple[str, ...]
+    inside: int
     runs: int
 
 
@@ -110,7 +112,9 @@ class _Prover:
         self.feeds = feeds
         self.watch = order.watch(coupling, plan)
         if not self.watch.compared:
-            raise NotProved(f"{_reasons(self.watch.skipped)}")
+            reasons = [f"{name} depends on {why}" for name, why in self.watch.skipped.items()]
+            raise NotProved("; ".join(reasons) or "the model has no outputs")
+        self.names = (*self.watch.compared, *self.watch.inside)
         self.random = randomness.random_nodes(coupling.graph)
         self.complaint = ""
 
@@ -120,20 +124,20 @@ class _Prover:
         self.progress("running the cut model")
         try:
             session = self._borrowed(small)
-            answers = [session.run(run.small_feeds, self.watch.compared) for run in runs]
+            answers = [session.run(run.small_feeds, self.names) for run in runs]
         except RunError as error:
             self.complaint = (
                 f"the cut model does not run, the masked original does: {error}; {self._report()}"
             )
             return None, ""
         del session
-        allowed = {name: self._tolerance(name) for name in self.watch.compared}
+        allowed = {name: self._tolerance(name) for name in self.names}
         gap, name = self._worst(runs, answers, allowed)
         if allowed[name] < gap <= _SHAKY:
             allowed = self._shaken(runs, allowed)
             gap, name = self._worst(runs, answers, allowed)
         if gap <= allowed[name]:
-            return Proof(gap, allowed[name], self.watch.compared, len(runs)), ""
+            return Proof(gap, allowed[name], self.watch.compared, len(self.watch.inside), len(runs)), ""
         self.complaint = (
             f"the cut model differs from the masked original: {name} by {gap:.1e} of its largest value "
             f"where {allowed[name]:.0e} is allowed; {self._report()}"
@@ -147,7 +151,7 @@ class _Prover:
         found = [
             (difference(np.asarray(got), want), name)
             for run, answer in zip(runs, answers, strict=True)
-            for name, got, want in zip(self.watch.compared, answer, run.want, strict=True)
+            for name, got, want in zip(self.names, answer, run.want, strict=True)
         ]
         return max(found, key=lambda pair: pair[0] / allowed[pair[1]])
 
@@ -168,15 +172,15 @@ class _Prover:
         session = self._session(model)
         raised = dict(allowed)
         for run in runs:
-            answer = self._kept(session.run(run.feeds, self.watch.compared))
-            for name, got, want in zip(self.watch.compared, answer, run.want, strict=True):
+            answer = self._kept(session.run(run.feeds, self.names))
+            for name, got, want in zip(self.names, answer, run.want, strict=True):
                 raised[name] = max(raised[name], min(_SHAKY, 4 * difference(got, want)))
         return raised
 
     def _session(self, model: onnx.ModelProto) -> Session:
         randomness.pinned(model, self.random, self.coupling.shapes.types)
         have = {value.name for value in model.graph.output}
-        taps = [name for name in self.watch.compared if name not in have]
+        taps = [name for name in self.names if name not in have]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps)
         return Session(model, self.folder)
 
@@ -201,10 +205,10 @@ class _Prover:
             raise self._blame(error, None) from None
         assignments = [s for s in (self.coupling.shapes, self.coupling.probe) if s is not None]
         runs = [self._best(session, shapes, seed) for shapes in assignments]
-        if self.watch.moving and not any(self._speaks(run) for run in runs):
+        if self.watch.moving and not any(self._speaks(run, self.names) for run in runs):
             raise NotProved("the outputs are constant or not finite, whatever the inputs")
         for feeds in () if self.random else self.feeds:
-            runs.append(_Run(feeds, feeds, self._kept(session.run(feeds, self.watch.compared))))
+            runs.append(_Run(feeds, feeds, self._kept(session.run(feeds, self.names))))
         return runs
 
     def _best(self, session: Session, shapes: Shapes, seed: int) -> _Run:
@@ -215,16 +219,16 @@ class _Prover:
         for feeds in self._inputs(shapes, seed):
             full = {**feeds, **drawn}
             try:
-                answer = session.run(full, self.watch.compared)
+                answer = session.run(full, self.names)
             except RunError as failure:
                 error = error or failure
                 continue
             kept = {**feeds, **randomness.kept(drawn, self.coupling, self.plan)}
             run = _Run(full, kept, self._kept(answer))
-            count = self._speaks(run)
+            count = self._speaks(run, self.watch.compared)
             if best is None or count > best[0]:
                 best = count, run
-            if count == len(self.watch.moving):
+            if count == len(self.watch.moving.intersection(self.watch.compared)):
                 break
         if best is None:
             assert error is not None
@@ -242,16 +246,16 @@ class _Prover:
 
     def _kept(self, answer: Sequence[Array]) -> list[Array]:
         """What the masked original says at the positions that stay."""
-        names = self.watch.compared
+        names = self.names
         return [
             slicer(masks(self.coupling, n, self.plan))(np.asarray(v))
             for n, v in zip(names, answer, strict=True)
         ]
 
-    def _speaks(self, run: _Run) -> int:
+    def _speaks(self, run: _Run, names: Sequence[str]) -> int:
         """How many of the tensors that the cut can change have a finite answer that is not constant."""
-        pairs = zip(self.watch.compared, run.want, strict=True)
-        return sum(name in self.watch.moving and varies(value) for name, value in pairs)
+        said = dict(zip(self.names, run.want, strict=True))
+        return sum(name in self.watch.moving and varies(said[name]) for name in names)
 
     def _tolerance(self, name: str) -> float:
         if name in self.watch.quantized:
@@ -285,12 +289,6 @@ class _Prover:
 
 def _scaled(feeds: Mapping[str, Array], scale: float) -> dict[str, Array]:
     return {k: (v * scale).astype(v.dtype) if v.dtype.kind in "fV" else v for k, v in feeds.items()}
-
-
-def _reasons(skipped: Mapping[str, str]) -> str:
-    if not skipped:
-        return "the model has no outputs that can be compared"
-    return "; ".join(f"{name} depends on {why}" for name, why in skipped.items())
 
 
 def _version(package: str) -> str:

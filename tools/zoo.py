@@ -60,8 +60,9 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
     """Couple, choose, cut and prove one model."""
     from onnx_prune import choose, criteria, files, settings
     from onnx_prune.coupling import couple
-    from onnx_prune.cut import CannotRestate, cut
+    from onnx_prune.cut import cut
     from onnx_prune.errors import ProofFailed
+    from onnx_prune.follow import CannotRestate
     from onnx_prune.graph import Graph
     from onnx_prune.prove import NotProved, prove
 
