@@ -232,6 +232,26 @@ def test_coupling_a_size_one_dim_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     assert "w2" not in touched
 
 
+def test_fault_in_a_small_part_of_an_output_is_seen_at_its_own_scale() -> None:
+    """Boxes of 1e4 pixels and scores below 1 in one output: 1e-4 of its largest value is a whole score."""
+    nodes = [
+        conv("x", "w1", "a"),
+        conv("a", "w2", "boxes"),
+        conv("x", "w3", "b"),
+        conv("b", "w4", "logits"),
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+        helper.make_node("Concat", ["boxes", "scores"], ["y"], axis=1),
+    ]
+    large = numpy_helper.from_array(1e5 * numpy_helper.to_array(weight("w2", 4, 6, 1, 1)), "w2")
+    weights = [weight("w1", 6, 3, 1, 1), large, weight("w3", 6, 3, 1, 1), weight("w4", 2, 6, 1, 1)]
+    coupling, plan, small = pruned(model(nodes, weights, IMAGE, FLOAT))
+    assert prove(coupling, plan, small).inside == 2
+    [wrong] = [t for t in small.graph.initializer if t.name == "w4"]
+    wrong.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(wrong), 1, axis=1), "w4"))
+    with pytest.raises(ProofFailed, match="logits by"):
+        prove(coupling, plan, small)
+
+
 # Dynamic axes, types, random operators.
 
 
