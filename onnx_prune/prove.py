@@ -41,15 +41,15 @@ class Proof:
         tolerance: what was allowed for the tensor with that difference.
         outputs: names of the tensors compared: graph outputs, and tensors inside that stand for outputs
             which an order of values decides (`onnx_prune.order`).
-        inside: number of further tensors compared, where channels that are cut are summed over.
         runs: number of input sets, at least one for each assignment of the dynamic axes.
+        inside: number of further tensors compared, where channels that are cut are summed over.
     """
 
     error: float
     tolerance: float
     outputs: tuple[str, ...]
-    inside: int
     runs: int
+    inside: int = 0
 
 
 class NotProved(RunError):
@@ -137,7 +137,7 @@ class _Prover:
             allowed = self._shaken(runs, allowed)
             gap, name = self._worst(runs, answers, allowed)
         if gap <= allowed[name]:
-            return Proof(gap, allowed[name], self.watch.compared, len(self.watch.inside), len(runs)), ""
+            return Proof(gap, allowed[name], self.watch.compared, len(runs), len(self.watch.inside)), ""
         self.complaint = (
             f"the cut model differs from the masked original: {name} by {gap:.1e} of its largest value "
             f"where {allowed[name]:.0e} is allowed; {self._report()}"
