@@ -22,7 +22,7 @@ from onnx_prune.runtime import Session
 Relate = Callable[[Node], Relation | None]
 
 
-def freeze(graph: Graph, folded: set[str], relate: Relate) -> dict[str, set[str]]:
+def freeze(graph: Graph, folded: set[str], relate: Relate) -> set[int]:
     """Make weights of those results that cannot be cut where they are stored.
 
     Args:
@@ -31,34 +31,36 @@ def freeze(graph: Graph, folded: set[str], relate: Relate) -> dict[str, set[str]
         relate: a node's relation, None where there is no rule for it.
 
     Returns:
-        For each frozen result the stored weights that it is computed from.
+        Indices of the nodes that compute the frozen results; what they read is not to be cut.
     """
-    sources = {name: {name} for name in graph.weights}
+    constant = set(graph.weights)
     blocked: set[str] = set()
     derived: set[int] = set()
     for node in graph.nodes:
         inputs = [name for name in node.inputs if name]
-        if not inputs or node.bodies or is_random(node) or not all(name in sources for name in inputs):
+        if not inputs or node.bodies or is_random(node) or not all(name in constant for name in inputs):
             continue
         if all(name in folded for name in filter(None, node.outputs)):
             continue
         derived.add(node.index)
+        constant.update(filter(None, node.outputs))
         relation = relate(node)
-        stopped = any(n in blocked for n in inputs) or (relation is not None and _blocks(relation))
-        for name in filter(None, node.outputs):
-            sources[name] = set().union(*(sources[n] for n in inputs))
-            if stopped:
-                blocked.add(name)
-    frozen = {
-        name: sources[name]
-        for name in blocked
-        if any(index not in derived for index, _ in graph.uses.get(name, ()))
-    }
-    values = _run(graph, derived, sorted(frozen)) if frozen else {}
-    for name, value in values.items():
+        if any(n in blocked for n in inputs) or (relation is not None and _blocks(relation)):
+            blocked.update(filter(None, node.outputs))
+    border = sorted(
+        name for name in blocked if any(index not in derived for index, _ in graph.uses.get(name, ()))
+    )
+    for name, value in _run(graph, derived, border).items() if border else ():
         if value.size > SMALL and value.dtype.kind != "i":
             graph.freeze(name, value)
-    return {name: frozen[name] for name in graph.frozen}
+    upstream: set[int] = set()
+    todo = list(graph.frozen)
+    while todo:
+        maker = graph.makers.get(todo.pop())
+        if maker is not None and maker.index in derived and maker.index not in upstream:
+            upstream.add(maker.index)
+            todo += maker.inputs
+    return upstream
 
 
 def _blocks(relation: Relation) -> bool:

@@ -153,10 +153,9 @@ class _Analysis:
         self.copies = dict(self._shared_vectors())
         self._seed()
         folded = {node.index for node in self.folded.nodes}
-        frozen = self.graph.frozen
         relations = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
+            if node.op != "Constant" and node.index not in folded | self.frozen:
                 relation, exposed = self._relation(node)
                 if relation is not None:
                     relations.append(Bound(node, relation, exposed))
@@ -217,9 +216,12 @@ class _Analysis:
             self._hold(name, f"{name} is read inside the body of {node.label}")
         for name in self.folded.names:
             self._hold(name, "it is computed from shapes")
-        for name, sources in self.frozen.items():
-            for source in sources:
-                self._hold(source, f"{name} is computed from it, and is cut instead")
+        for index in self.frozen:
+            node = self.graph.nodes[index]
+            for k in range(len(node.inputs)):
+                self._hold(
+                    self._key(node, k), f"{node.label} computes a weight from it, which is cut instead"
+                )
 
     def _dims(self, key: str) -> Dims | None:
         """The axes of a tensor, made when first asked for; None if its shape is not known."""
