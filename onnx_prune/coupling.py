@@ -189,7 +189,7 @@ class _Analysis:
             other = self.folded.run(self.probe.known)
             values = {n: v for n, v in values.items() if np.array_equal(v, other[n])}
         for name, tensor in self.graph.weights.items():
-            dims = tuple(tensor.dims)
+            dims = tuple(n for n in tensor.dims if n != 1)  # a vector in any number of dims
             if product(dims) <= SMALL or small_integers(dims, tensor.data_type):
                 values[name] = self.graph.array(name)
         return values
