@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from math import prod as product
 
@@ -77,7 +78,7 @@ def savings(coupling: Coupling, counts: Mapping[Atom, int]) -> dict[Atom, tuple[
         params = sum(product(s) - product(after[n]) for n, s in without.items() if n in graph.weights)
         users = {i for name in without for i, _ in graph.uses.get(name, ())}
         users |= {graph.makers[name].index for name in without if name in graph.makers}
-        around = {**after, **without}
+        around = ChainMap(without, after)
         work = sum(macs(graph.nodes[i], around) - macs(graph.nodes[i], after) for i in users)
         saved[atom] = (params, work)
     return saved
