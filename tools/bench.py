@@ -73,10 +73,10 @@ def cost(path: Path, rounds: int, scratch: Path) -> Row:
     copy_it = ("-c", _COPY, str(path), str(out))
     process(*prune_it)  # compiles what was never imported
     processes = [(process(*prune_it), process(*copy_it)) for _ in range(rounds)]
-    whole = [
+    ours, copies = (
         [statistics.median(values) for values in zip(*runs, strict=True)]
         for runs in zip(*processes, strict=True)
-    ]
+    )
     bare = process("-c", _IMPORTS)[2]
     size = path.stat().st_size
     return {
@@ -86,12 +86,12 @@ def cost(path: Path, rounds: int, scratch: Path) -> Row:
         "cpu": inside[0][0] / inside[1][0],
         "wall": inside[0][1] / inside[1][1],
         "cpu_s": inside[0][0],
-        "command_cpu": whole[0][0] / whole[1][0],
-        "command_wall": whole[0][1] / whole[1][1],
-        "command_cpu_s": whole[0][0],
-        "memory": whole[0][2] / size,
-        "memory_net": (whole[0][2] - bare) / size,
-        "copy_memory_net": (whole[1][2] - bare) / size,
+        "command_cpu": ours[0] / copies[0],
+        "command_wall": ours[1] / copies[1],
+        "command_cpu_s": ours[0],
+        "memory": ours[2] / size,
+        "memory_net": (ours[2] - bare) / size,
+        "copy_memory_net": (copies[2] - bare) / size,
     }
 
 
