@@ -162,6 +162,7 @@ class _Analysis:
                     relations.append(Bound(node, relation, exposed))
         for bound in relations:
             self._unify(bound)
+        self._hold_dynamic()
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
@@ -207,7 +208,7 @@ class _Analysis:
                     yield (node, k), f"{name}\0{node}.{k}"
 
     def _seed(self) -> None:
-        """Hold what no rule may let go: the graph's own inputs and outputs, and dynamic axes."""
+        """Hold what no rule may let go: the graph's own inputs and outputs, and shape arithmetic."""
         for value in self.graph.inputs:
             self._hold(value.name, f"{value.name} is a graph input")
         for value in self.graph.outputs:
@@ -219,15 +220,6 @@ class _Analysis:
         for name, sources in self.frozen.items():
             for source in sources:
                 self._hold(source, f"{name} is computed from it, and is cut instead")
-        if self.probe is None:
-            return
-        for name, shape in self.shapes.known.items():
-            other = self.probe.known.get(name)
-            if other == shape:
-                continue
-            for j, axis in enumerate(self._dims(name) or ()):
-                if other is None or len(other) != len(shape) or other[j] != shape[j]:
-                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
 
     def _dims(self, key: str) -> Dims | None:
         """The axes of a tensor, made when first asked for; None if its shape is not known."""
@@ -358,6 +350,25 @@ class _Analysis:
             if dims is not None and name:
                 for have, said in zip(self._dims(name) or (), dims, strict=True):
                     self.solver.unify(have, said)
+
+    def _hold_dynamic(self) -> None:
+        """Hold axes whose size changes from run to run, but for the static factors of a product.
+
+        The batch in `(batch heads)` comes from a graph input and is held by now; a dynamic axis with
+        no such part is held whole.
+        """
+        if self.probe is None:
+            return
+        for name, shape in self.shapes.known.items():
+            other = self.probe.known.get(name)
+            if other == shape:
+                continue
+            for j, axis in enumerate(self._dims(name) or ()):
+                if other is not None and len(other) == len(shape) and other[j] == shape[j]:
+                    continue
+                leaves = list(atoms(self.solver.resolve(axis)))
+                if all(self.solver.held(leaf) is None for leaf in leaves):
+                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
 
     def _resolved(self, bound: Bound) -> Bound:
         relation, resolve = bound.relation, self.solver.resolve
