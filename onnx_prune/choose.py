@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Mask, atoms, count, size
+from onnx_prune.axis import Atom, Axis, Mask, Prod, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
 from onnx_prune.errors import InputError
 from onnx_prune.settings import Budget
@@ -30,8 +30,8 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
     """The groups that may be cut together: no two of them are factors of one product.
 
     Of heads and head size `budget.attention` says which; of other factors of a product the one
-    whose cut lands nearest the ratio is taken, on a tie the one with more channels, then the one
-    that rules out fewest others.
+    whose cut, once rounded, lands nearest the ratio is taken, on a tie the one with more channels,
+    then the one that rules out fewest others.
 
     Args:
         coupling: the analysed model.
@@ -45,16 +45,14 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         and g.atom not in barred
         and not matches(coupling, g, budget.ignore)
     ]
-    rivals = _rivals(coupling, budget)
+    rivals, widths = _rivals(coupling, budget), _products_of_weights(coupling)
 
     def rank(group: Group) -> tuple[bool, int, float, int, int]:
         head = group.atom in coupling.heads
-        ratio = ratio_of(coupling, group, budget)
-        off_target = abs(floor(ratio * group.size + _EPSILON) / group.size - ratio)
         return (
             head == (budget.attention == "dims"),
             -len(group.members) if head else 0,  # key-value heads stand on more than query heads
-            off_target,
+            _off_target(group, ratio_of(coupling, group, budget), widths.get(group.atom, {}), budget),
             -group.size,
             len(rivals.get(group.atom, ())),
         )
@@ -64,6 +62,28 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         if not rivals.get(group.atom, set()) & chosen:
             chosen.add(group.atom)
     return [g for g in free if g.atom in chosen]
+
+
+def _products_of_weights(coupling: Coupling) -> dict[Atom, dict[int, None]]:
+    """For each atom the sizes of the products on axes of weights that it is a factor of."""
+    widths: dict[Atom, dict[int, None]] = {}
+    for name, dims in coupling.axes.items():
+        for axis in dims if name.split("\0")[0] in coupling.graph.weights else ():
+            for part in axis.parts if isinstance(axis, Prod) else ():
+                if isinstance(part, Atom):
+                    widths.setdefault(part, {})[size(axis)] = None
+    return widths
+
+
+def _off_target(group: Group, ratio: float, widths: Iterable[int], budget: Budget) -> float:
+    """How far from the ratio a group's cut ends, once whole layers are rounded."""
+    kept = group.size - floor(ratio * group.size + _EPSILON)
+    ends = [kept]
+    for width in widths:
+        step, others = multiple(width, budget.round_to), width // group.size
+        fits = [k for k in range(1, group.size + 1) if k * others % step == 0 or k == group.size]
+        ends.append(min(fits, key=lambda k: abs(k - kept)))
+    return max(abs(k / group.size - 1 + ratio) for k in ends)
 
 
 def _rivals(coupling: Coupling, budget: Budget) -> dict[Atom, set[Atom]]:

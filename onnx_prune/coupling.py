@@ -304,54 +304,43 @@ class _Analysis:
             for j, axis in enumerate(dims or ()):
                 if isinstance(axis, Atom) and axis.held and _is_extent(relation, axis):
                     self.extents.add((self._key(node, k), j))
-        exposed = self._contract(node, relation)
-        self._propagate_zero(node, relation)
-        return exposed
+        carriers = self._carriers(node, relation)
+        exposed = self._contract(node, relation, carriers)
+        self._propagate_zero(node, relation, carriers)
+        return tuple(exposed)
 
-    def _carriers(self, node: Node, relation: Relation, atom: Atom) -> dict[int, bool]:
-        """The operands that carry `atom`, and whether masking makes them zero there."""
-        found: dict[int, bool] = {}
+    def _carriers(self, node: Node, relation: Relation) -> dict[Atom, dict[int, bool]]:
+        """The operands that carry each atom, and whether masking makes them zero there."""
+        found: dict[Atom, dict[int, bool]] = {}
         for k, dims in enumerate(relation.operands):
-            if dims is not None:
-                self._dims(self._key(node, k))  # a weight's flags are made with its axes
-            for j, axis in enumerate(dims or ()):
-                if any(a is atom for a in atoms(axis)):
-                    flags = self.zero.get(self._key(node, k))
-                    found[k] = found.get(k, False) or (flags is not None and flags[j])
+            if dims is None:
+                continue
+            self._dims(self._key(node, k))  # a weight's flags are made with its axes
+            flags = self.zero.get(self._key(node, k))
+            for j, axis in enumerate(dims):
+                for atom in atoms(axis):
+                    mine = found.setdefault(atom, {})
+                    mine[k] = mine.get(k, False) or (flags is not None and flags[j])
         return found
 
-    def _contract(self, node: Node, relation: Relation) -> tuple[int, ...]:
+    def _contract(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> list[int]:
         """A sum over channels is cut exactly only where masking makes a factor of it zero."""
-        exposed = []
+        exposed = set()
         for atom in relation.contracted():
             if self.solver.held(atom) or atom.mixed or atom.size == 1:
                 continue
-            carriers = self._carriers(node, relation, atom)
-            if not any(carriers.values()):
+            if not any(carriers[atom].values()):
                 self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
-            exposed += [k for k, zero in carriers.items() if not zero]
-        return tuple(sorted(set(exposed)))
+            exposed |= {k for k, zero in carriers[atom].items() if not zero}
+        return sorted(exposed)
 
-    def _propagate_zero(self, node: Node, relation: Relation) -> None:
+    def _propagate_zero(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> None:
         for name, dims in zip(node.outputs, relation.results, strict=True):
             if name and dims is not None:
                 self.zero[name] = tuple(
-                    all(self._is_zero(node, relation, a) for a in atoms(axis)) for axis in dims
+                    all(_is_zero(node, relation, a, carriers.get(a, {})) for a in atoms(axis))
+                    for axis in dims
                 )
-
-    def _is_zero(self, node: Node, relation: Relation, atom: Atom) -> bool:
-        """Whether a masked channel of `atom` is zero in the results."""
-        if atom.held or atom.size == 1:
-            return True  # never masked
-        carriers = self._carriers(node, relation, atom)
-        if any(carriers.get(k) for k in relation.divisors):
-            return False
-        if not relation.zero:
-            return bool(carriers) and all(carriers.values())
-        return all(
-            any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
-            for clause in relation.zero
-        )
 
     def _unify(self, bound: Bound) -> None:
         node, relation = bound.node, bound.relation
@@ -482,6 +471,20 @@ def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int],
                 if role is not None:
                     roles.setdefault((analysis._key(node, k), j), role)
     return roles
+
+
+def _is_zero(node: Node, relation: Relation, atom: Atom, carriers: dict[int, bool]) -> bool:
+    """Whether a masked channel of `atom` is zero in the results."""
+    if atom.held or atom.size == 1:
+        return True  # never masked
+    if any(carriers.get(k) for k in relation.divisors):
+        return False
+    if not relation.zero:
+        return bool(carriers) and all(carriers.values())
+    return all(
+        any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
+        for clause in relation.zero
+    )
 
 
 def _is_extent(relation: Relation, atom: Atom) -> bool:
