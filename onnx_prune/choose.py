@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, Axis, Mask, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
+from onnx_prune.errors import InputError
 from onnx_prune.settings import Budget
+from onnx_prune.words import plain
 
 Scores = Mapping[Atom, NDArray[np.float64]]
 _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
@@ -27,8 +29,9 @@ _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
 def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()) -> list[Group]:
     """The groups that may be cut together: no two of them are factors of one product.
 
-    Of the factors of a product the one whose cut lands nearest the ratio is taken, on a tie the
-    one with more channels, then the one that rules out fewest others.
+    Of heads and head size `budget.attention` says which; of other factors of a product the one
+    whose cut lands nearest the ratio is taken, on a tie the one with more channels, then the one
+    that rules out fewest others.
 
     Args:
         coupling: the analysed model.
@@ -42,27 +45,40 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         and g.atom not in barred
         and not matches(coupling, g, budget.ignore)
     ]
-    rivals: dict[Atom, set[Atom]] = {}
-    for product in products(coupling):
-        factors = set(atoms(product)) if len(product.parts) > 1 else set()
-        for part in product.parts:
-            mine = set(atoms(part))
-            for atom in mine:
-                rivals.setdefault(atom, set()).update(factors - mine)
+    rivals = _rivals(coupling, budget)
 
-    def off_target(group: Group) -> float:
+    def rank(group: Group) -> tuple[bool, int, float, int, int]:
+        head = group.atom in coupling.heads
         ratio = ratio_of(coupling, group, budget)
-        return abs(floor(ratio * group.size + _EPSILON) / group.size - ratio)
+        off_target = abs(floor(ratio * group.size + _EPSILON) / group.size - ratio)
+        return (
+            head == (budget.attention == "dims"),
+            -len(group.members) if head else 0,  # key-value heads stand on more than query heads
+            off_target,
+            -group.size,
+            len(rivals.get(group.atom, ())),
+        )
 
     chosen: set[Atom] = set()
-
-    def blocked(group: Group) -> int:
-        return len(rivals.get(group.atom, ()))
-
-    for group in sorted(free, key=lambda g: (off_target(g), -g.size, blocked(g))):
+    for group in sorted(free, key=rank):
         if not rivals.get(group.atom, set()) & chosen:
             chosen.add(group.atom)
     return [g for g in free if g.atom in chosen]
+
+
+def _rivals(coupling: Coupling, budget: Budget) -> dict[Atom, set[Atom]]:
+    """For each atom those that may not be cut beside it: the other factors of its products."""
+    rivals: dict[Atom, set[Atom]] = {}
+    for product in products(coupling):
+        parts = [set(atoms(part)) for part in product.parts]
+        for mine in parts:
+            others = set().union(*(part for part in parts if part is not mine)) - mine
+            for atom in mine:
+                if budget.attention == "both":
+                    head = atom in coupling.heads
+                    others = {other for other in others if (other in coupling.heads) == head}
+                rivals.setdefault(atom, set()).update(others)
+    return rivals
 
 
 def matches(coupling: Coupling, group: Group, globs: Iterable[str]) -> bool:
@@ -75,6 +91,18 @@ def names(coupling: Coupling, group: Group) -> set[str]:
     graph = coupling.graph
     found = {m.weight for m in group.members}
     return found | {graph.nodes[i].proto.name for w in found for i, _ in graph.uses.get(w, ())}
+
+
+def require_matches(coupling: Coupling, budget: Budget) -> None:
+    """Raise InputError for a glob that matches nothing: most likely it is misspelt."""
+    graph = coupling.graph
+    known = {*graph.weights, *(node.proto.name for node in graph.nodes)}
+    for option, globs in (("ignore", budget.ignore), ("layer-ratio", [g for g, _ in budget.layer_ratios])):
+        for glob in globs:
+            if not fnmatch.filter(known, glob):
+                raise InputError(
+                    f"--{option} {plain(glob)!r} matches no weight and no node; --dry-run -v shows names"
+                )
 
 
 def ratio_of(coupling: Coupling, group: Group, budget: Budget) -> float:

@@ -8,7 +8,7 @@ is left are groups: an atom and all the dimensions of weights that it stands on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod as product
 from typing import Any, Literal
@@ -110,6 +110,7 @@ class Coupling:
         bound: the nodes that have a relation.
         groups: what can be cut.
         held: what can't.
+        heads: atoms that count attention heads: both run-time factors of a contraction carry them.
         copies: (node index, operand index) to the key of its private copy.
     """
 
@@ -121,6 +122,7 @@ class Coupling:
     bound: tuple[Bound, ...]
     groups: tuple[Group, ...]
     held: tuple[Held, ...]
+    heads: frozenset[Atom]
     copies: dict[tuple[int, int], str]
 
     def key(self, node: Node, k: int) -> str:
@@ -163,6 +165,7 @@ class _Analysis:
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
+        self.constant = self._constant(relations)
         groups, held = self._groups(_roles(self, relations))
         return Coupling(
             self.graph,
@@ -173,6 +176,7 @@ class _Analysis:
             resolved,
             groups,
             held,
+            self._heads(resolved),
             self.copies,
         )
 
@@ -386,6 +390,28 @@ class _Analysis:
 
     # Reading the answer.
 
+    def _constant(self, relations: list[Bound]) -> set[str]:
+        """Tensors that depend on weights alone."""
+        constant = set(self.graph.weights) | self.folded.names
+        for bound in relations:
+            if all(not name or name in constant for name in bound.node.inputs):
+                constant.update(bound.node.outputs)
+        return constant
+
+    def _heads(self, relations: Sequence[Bound]) -> frozenset[Atom]:
+        heads: set[Atom] = set()
+        for bound in relations:
+            moving = [
+                {a for axis in dims for a in atoms(axis)}
+                for name, dims in zip(bound.node.inputs, bound.relation.operands, strict=True)
+                if dims and name and name not in self.constant
+            ]
+            results = {a for dims in bound.relation.results for axis in dims or () for a in atoms(axis)}
+            shared = {a for a in set().union(*moving) if sum(a in own for own in moving) > 1}
+            if shared - results:
+                heads |= shared & results
+        return frozenset(heads)
+
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
         members: dict[Atom, list[Member]] = {}
         held: list[Held] = []
@@ -418,10 +444,7 @@ class _Analysis:
 def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int], Role]:
     """What each dimension of each weight does, read backwards so that a Transpose is looked through."""
     roles: dict[tuple[str, int], Role] = {}
-    constant = set(analysis.graph.weights)
-    for bound in relations:
-        if all(not name or name in constant for name in bound.node.inputs):
-            constant.update(bound.node.outputs)
+    constant = analysis.constant
     for bound in reversed(relations):
         node, relation = bound.node, bound.relation
         contracted = {a for a in relation.contracted() if a.size > 1 and _operands(relation, a) > 1}

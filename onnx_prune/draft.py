@@ -6,7 +6,7 @@ written or run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -45,11 +45,13 @@ class Draft:
         model: the structure; initializers named in `content` carry dims and type but no data.
         content: for such initializers, a function that makes the array.
         replaced: indices of nodes whose result is an initializer now, still to be removed.
+        inserted: nodes to be put before the node of that index.
     """
 
     model: onnx.ModelProto
     content: dict[str, Callable[[], Array]] = field(default_factory=dict)
     replaced: set[int] = field(default_factory=set)
+    inserted: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
 
     def whole(self) -> onnx.ModelProto:
         """The model with all content filled in; the draft keeps its structure and gains the data."""
@@ -103,6 +105,29 @@ def add_constant(draft: Draft, name: str, value: Array) -> str:
         fresh, j = f"{name}_{j}", j + 1
     draft.model.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), fresh))
     return fresh
+
+
+def rearrange(
+    draft: Draft,
+    *,
+    before: Mapping[int, list[onnx.NodeProto]],
+    after: Mapping[int, list[onnx.NodeProto]] | None = None,
+    dropped: set[int],
+) -> None:
+    """Put nodes before and after those of the given indices, and drop some."""
+    if not before and not after and not dropped:
+        return
+    graph = draft.model.graph
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(graph.node):
+        nodes += before.get(index, ())
+        if index not in dropped:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            nodes.append(copy)
+        nodes += (after or {}).get(index, ())
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

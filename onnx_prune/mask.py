@@ -18,8 +18,8 @@ from onnx import helper
 
 from onnx_prune.axis import Mask
 from onnx_prune.coupling import Bound, Coupling
-from onnx_prune.cut import Plan, masks
-from onnx_prune.draft import Draft, Edit, start
+from onnx_prune.draft import Draft, Edit, rearrange, start
+from onnx_prune.kept import Plan, masks
 
 Array = NDArray[Any]
 
@@ -28,10 +28,16 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
     """The original with everything that `plan` removes set to zero."""
     graph = coupling.graph
     shared = {key.split("\0")[0] for key in coupling.copies.values()}
+    restated = {  # positions and sizes are read, not multiplied: they stay what they are
+        coupling.key(bound.node, r.target)
+        for bound in coupling.bound
+        for r in bound.relation.restate
+        if isinstance(r.target, int) and r.target < len(bound.node.inputs)
+    }
 
     def change(name: str) -> Edit | None:
         found = masks(coupling, name, plan)
-        if name in shared or all(mask is None for mask in found):
+        if name in shared or name in restated or all(mask is None for mask in found):
             return None  # each user of a shared vector gets its own, below
         return Edit(_zeroer(found), graph.dims(name))
 
@@ -39,7 +45,7 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
     editor = _Editor(coupling, plan, draft)
     for (index, k), key in coupling.copies.items():
         found = masks(coupling, key, plan)
-        if any(mask is not None for mask in found):
+        if key not in restated and any(mask is not None for mask in found):
             value = _zeroer(found)(graph.array(key.split("\0")[0]))
             draft.model.graph.node[index].input[k] = editor.constant(value)
     for bound in coupling.bound:
@@ -48,7 +54,7 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
         else:
             for k in bound.exposed:
                 editor.mask_operand(bound, k)
-    editor.finish()
+    rearrange(draft, before=editor.before, after=editor.after, dropped=draft.replaced)
     return draft
 
 
@@ -138,17 +144,3 @@ class _Editor:
             inputs = [self.constant(mask.reshape(shape)), source, self.constant(np.zeros((), dtype))]
             nodes.append(helper.make_node("Where", inputs, [target]))
         return target
-
-    def finish(self) -> None:
-        """Put the added nodes in their places; shapes that the model declares stay true."""
-        replaced = self.draft.replaced
-        if not self.before and not self.after and not replaced:
-            return
-        graph = self.draft.model.graph
-        nodes = []
-        for index, node in enumerate(list(graph.node)):
-            kept = [] if index in replaced else [node]
-            nodes += [*self.before.get(index, ()), *kept, *self.after.get(index, ())]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)

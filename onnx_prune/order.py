@@ -15,8 +15,8 @@ import onnx
 
 from onnx_prune.axis import atoms
 from onnx_prune.coupling import Coupling
-from onnx_prune.cut import Plan
 from onnx_prune.graph import Node
+from onnx_prune.kept import Plan
 
 FLOATS = {
     onnx.TensorProto.FLOAT,

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from onnx_prune import criteria, files, plan, tensors
 from onnx_prune.axis import Atom
-from onnx_prune.choose import Choice, candidates, choose
+from onnx_prune.choose import Choice, candidates, choose, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group, couple
-from onnx_prune.cut import CannotRestate, cut, shapes_after
+from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
+from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
@@ -88,6 +90,7 @@ class _Run:
             graph, sha256 = self._load()
         with self._stage("coupling"):
             coupling = couple(graph)
+        require_matches(coupling, settings.budget)
         barred: set[Atom] = set()
         while True:
             choice, criterion = self._choose(coupling, barred)
@@ -292,6 +295,8 @@ def _elements(coupling: Coupling, weight: str) -> int:
 
 def _nothing(coupling: Coupling, groups: tuple[Group, ...], settings: Settings) -> str:
     """Why nothing is cut, and the way out."""
+    if groups and settings.budget.ratio == 0:
+        return "nothing to prune: --ratio 0 removes nothing; give the fraction to remove, such as 0.5"
     if groups:
         return "nothing to prune: rounding and minimum widths leave every layer whole; try --round-to 1"
     if not coupling.graph.weights:

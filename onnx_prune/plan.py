@@ -16,8 +16,9 @@ import numpy as np
 
 from onnx_prune.axis import Atom, Mask
 from onnx_prune.coupling import Coupling, Group
-from onnx_prune.cut import copies_made, masks
+from onnx_prune.cut import copies_made
 from onnx_prune.errors import InputError
+from onnx_prune.kept import masks
 
 FORMAT, VERSION = "onnx-prune-plan", 1
 

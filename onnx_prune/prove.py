@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from onnx_prune import order, randomness
 from onnx_prune.coupling import Coupling
-from onnx_prune.cut import Plan, masks, slicer
 from onnx_prune.errors import ProofFailed
+from onnx_prune.kept import Plan, masks, slicer
 from onnx_prune.mask import masked
 from onnx_prune.runtime import Feeds, RunError, Session, missing_operators, random_feeds
 from onnx_prune.shapes import Shapes

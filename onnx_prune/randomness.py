@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_prune.coupling import Coupling
-from onnx_prune.cut import Plan, masks, slicer
 from onnx_prune.graph import Graph, Node
+from onnx_prune.kept import Plan, masks, slicer
 from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
