@@ -8,7 +8,7 @@ is left are groups: an atom and all the dimensions of weights that it stands on.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod as product
 from typing import Any, Literal
@@ -16,19 +16,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Prod, atoms
-from onnx_prune.codes import Coded, coded, moves, point
+from onnx_prune.axis import Atom, Axis, Prod, atoms, size
+from onnx_prune.codes import Coded
 from onnx_prune.computed import freeze
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node
 from onnx_prune.relation import Dims, Op, Relation
-from onnx_prune.rules import relate
+from onnx_prune.rules import has_rule, relate
 from onnx_prune.shapes import Shapes, infer
 from onnx_prune.unify import Solver
+from onnx_prune.zeros import Carriers, Zeros
 
 Role = Literal["producer", "consumer", "other"]
 SETTING = "it says sizes or positions, and is restated"
+SINGLE = "its channels are shuffled apart until each stands alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,7 @@ class Coupling:
         held: what can't.
         heads: atoms that count attention heads: both run-time factors of a contraction carry them.
         copies: (node index, operand index) to the key of its private copy.
-        codes: for weights stored as integers that stand for numbers (and what merely moves them), by
-            key, how they are read.
+        codes: by key, how tensors of integers that stand for numbers are read.
         unmasked: keys of operands that say where or how to read; they are cut but never masked.
     """
 
@@ -149,8 +150,6 @@ class _Analysis:
     probe: Shapes | None
     solver: Solver = field(default_factory=Solver)
     axes: dict[str, Dims] = field(default_factory=dict)
-    zero: dict[str, tuple[bool, ...]] = field(default_factory=dict)
-    points: dict[str, Hashable] = field(default_factory=dict)
     extents: set[tuple[str, int]] = field(default_factory=set)
 
     def run(self) -> Coupling:
@@ -160,17 +159,17 @@ class _Analysis:
         self.copies = dict(self._shared_vectors())
         self._seed()
         folded = {node.index for node in self.folded.nodes}
-        frozen = self.graph.frozen
         asked = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
+            if node.op != "Constant" and node.index not in folded | self.frozen:
                 relation = self._relation(node)
                 if relation is not None:
                     asked.append((node, relation))
-        self.codes = self._codes(asked)
-        relations = [Bound(node, relation, self._obey(node, relation)) for node, relation in asked]
+        zeros = Zeros(self.graph, self.shapes.types, self.values, self._key, asked)
+        relations = [Bound(node, relation, self._obey(node, relation, zeros)) for node, relation in asked]
         for bound in relations:
             self._unify(bound)
+        self._hold_dynamic()
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
@@ -187,7 +186,7 @@ class _Analysis:
             held,
             self._heads(resolved),
             self.copies,
-            self.codes,
+            zeros.codes,
             frozenset(
                 self._key(node, k)
                 for node, relation in asked
@@ -205,7 +204,7 @@ class _Analysis:
             other = self.folded.run(self.probe.known)
             values = {n: v for n, v in values.items() if np.array_equal(v, other[n])}
         for name, tensor in self.graph.weights.items():
-            dims = tuple(tensor.dims)
+            dims = tuple(n for n in tensor.dims if n != 1)  # a vector in any number of dims
             if product(dims) <= SMALL or small_integers(dims, tensor.data_type):
                 values[name] = self.graph.array(name)
         return values
@@ -223,7 +222,7 @@ class _Analysis:
                     yield (node, k), f"{name}\0{node}.{k}"
 
     def _seed(self) -> None:
-        """Hold what no rule may let go: the graph's own inputs and outputs, and dynamic axes."""
+        """Hold what no rule may let go: the graph's own inputs and outputs, and shape arithmetic."""
         for value in self.graph.inputs:
             self._hold(value.name, f"{value.name} is a graph input")
         for value in self.graph.outputs:
@@ -232,18 +231,12 @@ class _Analysis:
             self._hold(name, f"{name} is read inside the body of {node.label}")
         for name in self.folded.names:
             self._hold(name, "it is computed from shapes")
-        for name, sources in self.frozen.items():
-            for source in sources:
-                self._hold(source, f"{name} is computed from it, and is cut instead")
-        if self.probe is None:
-            return
-        for name, shape in self.shapes.known.items():
-            other = self.probe.known.get(name)
-            if other == shape:
-                continue
-            for j, axis in enumerate(self._dims(name) or ()):
-                if other is None or len(other) != len(shape) or other[j] != shape[j]:
-                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
+        for index in self.frozen:
+            node = self.graph.nodes[index]
+            for k in range(len(node.inputs)):
+                self._hold(
+                    self._key(node, k), f"{node.label} computes a weight from it, which is cut instead"
+                )
 
     def _dims(self, key: str) -> Dims | None:
         """The axes of a tensor, made when first asked for; None if its shape is not known."""
@@ -253,8 +246,6 @@ class _Analysis:
             if shape is None:
                 return None
             self.axes[key] = tuple(Atom(n, "c") for n in shape)
-            if name in self.graph.weights:
-                self.zero[key] = (True,) * len(shape)
         return self.axes[key]
 
     def _hold(self, key: str, why: str) -> None:
@@ -291,10 +282,11 @@ class _Analysis:
         """The node's relation; where there is none every axis around the node is held."""
         names = [name for name in (*node.inputs, *node.outputs) if name]
         probes = [s.known for s in (self.shapes, self.probe) if s is not None]
-        if any(name not in known for name in names for known in probes):
+        if not has_rule(node.proto.op_type, node.domain):
+            why = f"no rule for {node.op} ({node.label})"
+        elif any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"
         else:
-            why = f"no rule for {node.op} ({node.label})"
             try:
                 relation = relate(self._op(node, self.shapes), node.domain)
             except Misfit as misfit:
@@ -308,22 +300,7 @@ class _Analysis:
             self._hold(name, why)
         return None
 
-    def _codes(self, asked: list[tuple[Node, Relation]]) -> dict[str, Coded]:
-        """How the integers of each tensor are read, by its first reader, looking through what moves them."""
-        codes: dict[str, Coded] = {}
-        types = self.shapes.types
-        for node, relation in reversed(asked):
-            for code in relation.reads:
-                if code.at < len(node.inputs):
-                    codes[self._key(node, code.at)] = coded(node, code)
-            after = codes.get(node.outputs[0]) if moves(relation) and node.outputs else None
-            if after is not None and after.code.axis is None and not after.code.bits:
-                for k, name in enumerate(node.inputs):
-                    if name and types.get(name) == types.get(node.outputs[0]):
-                        codes[self._key(node, k)] = after
-        return codes
-
-    def _obey(self, node: Node, relation: Relation) -> tuple[int, ...]:
+    def _obey(self, node: Node, relation: Relation, zeros: Zeros) -> tuple[int, ...]:
         """Hold what the relation holds; the operands that need a mask where this node reads them."""
         restated = {r.target for r in relation.restate}
         for k, (name, dims) in enumerate(zip(node.inputs, relation.operands, strict=True)):
@@ -341,86 +318,25 @@ class _Analysis:
             for j, axis in enumerate(dims or ()):
                 if isinstance(axis, Atom) and axis.held and _is_extent(relation, axis):
                     self.extents.add((self._key(node, k), j))
-        exposed = self._contract(node, relation)
-        self._propagate_zero(node, relation)
-        return exposed
+        carriers = zeros.carriers(node, relation)
+        exposed = self._contract(node, relation, carriers)
+        zeros.propagate(node, relation, carriers)
+        return tuple(exposed)
 
-    def _carriers(self, node: Node, relation: Relation, atom: Atom) -> dict[int, bool]:
-        """The operands that carry `atom`, and whether masking makes them zero there."""
-        found: dict[int, bool] = {}
-        for k, dims in enumerate(relation.operands):
-            if dims is not None:
-                self._dims(self._key(node, k))  # a weight's flags are made with its axes
-            for j, axis in enumerate(dims or ()):
-                if any(a is atom for a in atoms(axis)):
-                    flags = self.zero.get(self._key(node, k))
-                    zero = flags is not None and flags[j] and self._means_zero(node, relation, k)
-                    found[k] = found.get(k, False) or zero
-        return found
-
-    def _means_zero(self, node: Node, relation: Relation, k: int) -> bool:
-        """Whether the integer that stands for zero in operand `k` stands for zero to this node too."""
-        code = next((code for code in relation.reads if code.at == k), None)
-        if code is None:
-            return moves(relation) or self._point(self._key(node, k)) == 0
-        return not code.bits and self._point(self._key(node, k)) == point(node, code, self.values)
-
-    def _point(self, key: str) -> Hashable:
-        """What stands for zero in a tensor; a stored weight is filled with what its reader takes for zero."""
-        if key not in self.points:
-            found = self.codes.get(key) if key.split("\0")[0] in self.graph.weights else None
-            known = found is not None and (not found.zero or found.zero in self.graph.weights)
-            self.points[key] = point(found.node, found.code, self.values) if found and known else 0
-        return self.points[key]
-
-    def _contract(self, node: Node, relation: Relation) -> tuple[int, ...]:
+    def _contract(self, node: Node, relation: Relation, carriers: Carriers) -> list[int]:
         """A sum over channels is cut exactly only where masking makes a factor of it zero."""
-        exposed = []
+        exposed = set()
         for atom in relation.contracted():
             if self.solver.held(atom) or atom.mixed or atom.size == 1:
                 continue
-            carriers = self._carriers(node, relation, atom)
-            if not any(carriers.values()):
+            if not any(carriers[atom].values()):
                 self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
-            exposed += [k for k, zero in carriers.items() if not zero]
+            exposed |= {k for k, zero in carriers[atom].items() if not zero}
         for k in relation.zeroed:
-            inside = {a for axis in relation.operands[k] or () for a in atoms(axis)}
-            cut = [a for a in inside if a.size > 1 and not a.held]
-            if not all(self._carriers(node, relation, a)[k] for a in cut):
-                exposed.append(k)
-        return tuple(sorted(set(exposed)))
-
-    def _propagate_zero(self, node: Node, relation: Relation) -> None:
-        types = self.shapes.types
-        written = {code.at: point(node, code, self.values) for code in relation.writes}
-        for k, name in enumerate(node.outputs):
-            moved = {
-                self._point(self._key(node, j))
-                for j, dims in enumerate(relation.operands)
-                if dims is not None and moves(relation) and types.get(node.inputs[j], 0) == types.get(name)
-            }
-            # parts with different zero points have none in common
-            self.points[name] = written.get(k, moved.pop() if len(moved) == 1 else None if moved else 0)
-        for name, dims in zip(node.outputs, relation.results, strict=True):
-            if name and dims is not None:
-                self.zero[name] = tuple(
-                    all(self._is_zero(node, relation, a) for a in atoms(axis)) for axis in dims
-                )
-
-    def _is_zero(self, node: Node, relation: Relation, atom: Atom) -> bool:
-        """Whether a masked channel of `atom` is zero in the results."""
-        if atom.held or atom.size == 1:
-            return True  # never masked
-        carriers = self._carriers(node, relation, atom)
-        carriers |= {k: True for k in relation.zeroed if k in carriers}  # it is masked there
-        if any(carriers.get(k) for k in relation.divisors):
-            return False
-        if not relation.zero:
-            return bool(carriers) and all(carriers.values())
-        return all(
-            any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
-            for clause in relation.zero
-        )
+            mine = [(a, zero[k]) for a, zero in carriers.items() if k in zero and a.size > 1]
+            if not all(zero or self.solver.held(a) for a, zero in mine):
+                exposed.add(k)
+        return sorted(exposed)
 
     def _unify(self, bound: Bound) -> None:
         node, relation = bound.node, bound.relation
@@ -432,6 +348,25 @@ class _Analysis:
             if dims is not None and name:
                 for have, said in zip(self._dims(name) or (), dims, strict=True):
                     self.solver.unify(have, said)
+
+    def _hold_dynamic(self) -> None:
+        """Hold axes whose size changes from run to run, but for the static factors of a product.
+
+        The batch in `(batch heads)` comes from a graph input and is held by now; a dynamic axis with
+        no such part is held whole.
+        """
+        if self.probe is None:
+            return
+        for name, shape in self.shapes.known.items():
+            other = self.probe.known.get(name)
+            if other == shape:
+                continue
+            for j, axis in enumerate(self._dims(name) or ()):
+                if other is not None and len(other) == len(shape) and other[j] == shape[j]:
+                    continue
+                leaves = list(atoms(self.solver.resolve(axis)))
+                if all(self.solver.held(leaf) is None for leaf in leaves):
+                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
 
     def _resolved(self, bound: Bound) -> Bound:
         relation, resolve = bound.relation, self.solver.resolve
@@ -484,9 +419,13 @@ class _Analysis:
                 continue
             for j, axis in enumerate(dims):
                 member = Member(name, key, j, roles.get((key, j), "other"))
-                for atom in dict.fromkeys(atoms(axis)):
+                found = dict.fromkeys(atoms(axis))
+                if size(axis) > 1 and all(atom.size == 1 for atom in found):
+                    reasons = (self.solver.held(atom) for atom in found)
+                    held.append(Held(name, j, size(axis), next(filter(None, reasons), SINGLE)))
+                for atom in found:
                     why = self.solver.held(atom)
-                    if atom.size == 1:
+                    if atom.size <= 1:
                         continue
                     if why is None:
                         members.setdefault(atom, []).append(member)
@@ -494,9 +433,9 @@ class _Analysis:
                         held.append(Held(name, j, atom.size, why))
         order = {"producer": 0, "consumer": 1, "other": 2}
         groups = []
-        for atom, found in members.items():
-            first = min(found, key=lambda m: order[m.role])
-            groups.append(Group(f"{first.weight}:{first.dim}", atom, tuple(found), self.solver.mixed(atom)))
+        for atom, own in members.items():
+            first = min(own, key=lambda m: order[m.role])
+            groups.append(Group(f"{first.weight}:{first.dim}", atom, tuple(own), self.solver.mixed(atom)))
         return tuple(groups), tuple(held)
 
     def _only_copies(self, name: str) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[str], None]
+ATTENTION = ("heads", "dims", "both")
 CRITERIA_NAMES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "random")
 
 
@@ -62,6 +63,8 @@ class Budget:
         if self.round_to != "auto":
             _require_count("round-to", self.round_to, "1 leaves widths as the ratio gives them")
         _require_count("min-channels", self.min_channels, "no group can lose all its channels")
+        if self.attention not in ATTENTION:
+            raise InputError(f"attention {self.attention!r} is not one of {', '.join(ATTENTION)}")
         if not 0 < self.max_ratio <= 1:
             raise InputError(
                 f"max-ratio {self.max_ratio:g} is not in (0, 1]: it is the most that one group may lose, "
