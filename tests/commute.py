@@ -19,7 +19,8 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnx_prune.axis import Atom, Mask, atoms, keep, size
-from onnx_prune.relation import Dims, Op, Relation
+from onnx_prune.codes import spread
+from onnx_prune.relation import Code, Dims, Op, Relation, Shape
 from onnx_prune.restate import restated
 from onnx_prune.rules import relate
 
@@ -39,13 +40,14 @@ class Case:
     """One node with its operands.
 
     Attributes:
-        op: operator of ONNX's own domain.
+        op: operator.
         arrays: operands, None for one left out.
         attrs: attributes; tensors as arrays.
         opset: version of the domain.
         outputs: how many results are asked for.
         unknown: operands whose values the rule may not see, however small.
         cut: how many atoms its rule must be able to cut, None where that is not said.
+        domain: of the operator.
     """
 
     op: str
@@ -55,6 +57,7 @@ class Case:
     outputs: int = 1
     unknown: tuple[int, ...] = ()
     cut: int | None = None
+    domain: str = ""
 
     def __str__(self) -> str:
         shapes = " ".join("_" if a is None else "x".join(map(str, a.shape)) or "scalar" for a in self.arrays)
@@ -66,7 +69,7 @@ def run(case: Case, arrays: Sequence[Array | None], attrs: Mapping[str, Any]) ->
     """The node's results in onnxruntime or, where that has no such operator, in onnx's reference."""
     names = ["" if array is None else f"x{k}" for k, array in enumerate(arrays)]
     feeds = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
-    node = helper.make_node(case.op, names, [f"y{k}" for k in range(case.outputs)])
+    node = helper.make_node(case.op, names, [f"y{k}" for k in range(case.outputs)], domain=case.domain)
     for name, value in attrs.items():
         tensor = numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
         kind = onnx.AttributeProto.INTS if isinstance(value, list) and not value else None
@@ -76,8 +79,9 @@ def run(case: Case, arrays: Sequence[Array | None], attrs: Mapping[str, Any]) ->
         for name, array in feeds.items()
     ]
     graph = helper.make_graph([node], "g", inputs, [onnx.ValueInfoProto(name=name) for name in node.output])
-    opset = helper.make_opsetid("", case.opset)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
+    opsets = [helper.make_opsetid("", case.opset)]
+    opsets += [helper.make_opsetid(case.domain, 1)] if case.domain else []
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
@@ -133,11 +137,25 @@ def kept(dims: Dims, plan: Plan) -> tuple[Array, ...]:
     return np.ix_(*(np.flatnonzero(keep(axis, plan)) for axis in dims))
 
 
-def masked(array: Array, dims: Dims, plan: Plan, fill: int = 0) -> Array:
-    """`array` with zeros in place of what goes: selected, since NaN times zero is NaN."""
+def masked(array: Array, dims: Dims, plan: Plan, fill: Array | int = 0) -> Array:
+    """`array` with what means zero in place of what goes: selected, since NaN times zero is NaN."""
     inside = np.zeros(array.shape, np.bool_)
     inside[kept(dims, plan)] = True
-    return np.where(inside, array, np.array(fill, array.dtype)).astype(array.dtype)
+    return np.where(inside, array, np.asarray(fill).astype(array.dtype)).astype(array.dtype)
+
+
+def zero_of(
+    codes: Sequence[Code], at: int, operands: Sequence[Array | None], results: Sequence[Array], shape: Shape
+) -> Array:
+    """What means zero in an operand or a result: its zero points."""
+    for code in codes:
+        if code.at == at and code.zero is not None and not code.bits:
+            tensors = operands if code.zero >= 0 else results
+            k = code.zero if code.zero >= 0 else ~code.zero
+            zero = tensors[k] if k < len(tensors) else None
+            if zero is not None:
+                return spread(zero, code, shape)
+    return np.zeros((), np.int8)
 
 
 def claims_zero(relation: Relation, arrays: Sequence[Array | None], atom: Atom) -> bool:
@@ -155,7 +173,7 @@ def claims_zero(relation: Relation, arrays: Sequence[Array | None], atom: Atom) 
     return all(any(map(met, clause)) for clause in relation.zero)
 
 
-def check(case: Case, *, rule: Rule = relate, trials: int = 3) -> int:
+def check(case: Case, *, rule: Rule | None = None, trials: int = 3) -> int:
     """Assert that cutting the node commutes with running it.
 
     Args:
@@ -172,7 +190,7 @@ def check(case: Case, *, rule: Rule = relate, trials: int = 3) -> int:
     """
     arrays = [None if array is None else np.asarray(array) for array in case.arrays]
     op = describe(case, arrays, run(case, arrays, case.attrs))
-    relation = rule(op)
+    relation = relate(op, case.domain) if rule is None else rule(op)
     assert relation is not None, f"no rule for {case.op}"
     for sides, shapes in ((relation.operands, op.ins), (relation.results, op.outs)):
         for dims, shape in zip(sides, shapes, strict=True):
@@ -194,22 +212,29 @@ def check(case: Case, *, rule: Rule = relate, trials: int = 3) -> int:
     for atom in cuttable(relation, mixed=True):
         if not random and claims_zero(relation, arrays, atom):
             plan = draw([atom], rng)
-            for y, dims in zip(_run_masked(case, arrays, relation, plan), relation.results, strict=True):
+            results = _run_masked(case, arrays, relation, plan)
+            for k, (y, dims) in enumerate(zip(results, relation.results, strict=True)):
                 if dims is not None:
-                    equal(y, masked(y, dims, plan), f"{case.op} {relation}: {atom} is not zero when masked")
+                    zero = zero_of(relation.writes, k, arrays, results, y.shape)
+                    blank = masked(y, dims, plan, zero)
+                    equal(y, blank, f"{case.op} {relation}: {atom} is not zero when masked")
     return len(found)
 
 
 def _run_masked(case: Case, arrays: Sequence[Array | None], relation: Relation, plan: Plan) -> list[Array]:
     """Results of operands that are zero where nothing is kept; divisors are one there.
 
-    What is restated says where things are: it follows the cut, and masking it means nothing.
+    What says where things are, or how to read them, follows the cut, and masking it means nothing.
     """
-    followers = {follower.target for follower in relation.restate}
     blank = [
         array
-        if array is None or dims is None or k in followers
-        else masked(array, dims, plan, fill=int(k in relation.divisors))
+        if array is None or dims is None or k in relation.unmasked
+        else masked(
+            array,
+            dims,
+            plan,
+            1 if k in relation.divisors else zero_of(relation.reads, k, arrays, (), array.shape),
+        )
         for k, (array, dims) in enumerate(zip(arrays, relation.operands, strict=True))
     ]
     try:
