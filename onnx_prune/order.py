@@ -77,9 +77,7 @@ _STEP = "jumps by a step of the scale"
 QUANTIZERS: dict[str, str] = {
     "DynamicQuantizeLinear": _STEP,
     "QuantizeLinear": _STEP,
-    "com.microsoft.DynamicQuantizeLSTM": _STEP,
     "com.microsoft.DynamicQuantizeMatMul": _STEP,
-    "com.microsoft.QuantizeLinear": _STEP,
 }
 _HALVES = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
@@ -127,6 +125,9 @@ class _Watcher:
         self.stepped: set[str] = set()
         self.quantized: set[str] = set()
         self.halves: dict[str, int] = {}
+        # Integer products too: on CPUs without VNNI onnxruntime's kernels saturate sums of neighbours.
+        relations = [(bound.node.index, bound.relation) for bound in coupling.bound]
+        self.rounding = {index for index, r in relations if r.writes or len(r.reads) > 1}
         self.taps: dict[str, None] = {}
 
     def run(self) -> Watch:
@@ -191,7 +192,7 @@ class _Watcher:
                 self._order(node, reads, results)
             if STEPS.keys() & operators and not self._smooth_cast(node):
                 self.stepped.update(results)
-            if QUANTIZERS.keys() & operators:
+            if QUANTIZERS.keys() & operators or node.index in self.rounding:
                 self.quantized.update(results)
 
     def _order(self, node: Node, reads: list[str], results: list[str]) -> None:

@@ -10,9 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_prune import criteria, cut
 from onnx_prune.axis import Atom, Mask
 from onnx_prune.coupling import Coupling, Group, couple
 from onnx_prune.graph import Graph
+from onnx_prune.prove import prove
 
 Array = NDArray[Any]
 Dims = Sequence[int | str]
@@ -81,6 +83,18 @@ def why(coupling: Coupling, weight: str, dim: int) -> set[str]:
 def keeping(group: Group, *channels: int) -> dict[Atom, Mask]:
     """A plan that keeps these channels of one group."""
     return {group.atom: np.isin(np.arange(group.size), channels)}
+
+
+def halved(model: onnx.ModelProto) -> tuple[dict[str, int], float, onnx.ModelProto]:
+    """Every group cut to half its channels: groups with their sizes, the proof's error, the smaller model."""
+    coupling = analyse(model)
+    plan = {}
+    for group in coupling.groups:
+        order = np.argsort(criteria.l1(coupling, group))
+        plan[group.atom] = np.isin(np.arange(group.size), order[group.size // 2 :])
+    small = cut.cut(coupling, plan).whole()
+    proof = prove(coupling, plan, small)
+    return {g.name: g.size for g in coupling.groups}, proof.error, small
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, Array]:

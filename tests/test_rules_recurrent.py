@@ -11,13 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_prune import criteria, cut
 from onnx_prune.coupling import couple
 from onnx_prune.graph import Graph
-from onnx_prune.prove import prove
 from onnx_prune.relation import NEVER, Op
 from onnx_prune.rules import relate
 from tests.commute import Array, Case, RefusedError, check, claims_zero
+from tests.graphs import halved
 from tests.node_cases import node_cases
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -114,18 +113,6 @@ def network(nodes: list[onnx.NodeProto], weights: dict[str, Array], inputs: list
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return onnx.shape_inference.infer_shapes(model)
-
-
-def halved(model: onnx.ModelProto) -> tuple[dict[str, int], float, onnx.ModelProto]:
-    """Every group cut to half its channels: groups with their sizes, the proof's error, the smaller model."""
-    coupling = couple(Graph(model))
-    plan = {}
-    for group in coupling.groups:
-        order = np.argsort(criteria.l1(coupling, group))
-        plan[group.atom] = np.isin(np.arange(group.size), order[group.size // 2 :])
-    small = cut.cut(coupling, plan).whole()
-    proof = prove(coupling, plan, small)
-    return {g.name: g.size for g in coupling.groups}, proof.error, small
 
 
 def test_stacked_bidirectional_layers_with_initial_states_and_lengths() -> None:

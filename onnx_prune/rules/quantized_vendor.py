@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from onnx_prune.axis import Atom, prod, size
+from onnx_prune.axis import Atom, Axis, atoms, prod, size
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Code, Dims, Op, Relation, Restate, letters
+from onnx_prune.relation import NEVER, Code, Dims, Op, Relation, Restate, hold, letters
 from onnx_prune.rules import rule
 from onnx_prune.rules.elementwise import product, total, unary, unary_without_zero, where
 from onnx_prune.rules.linear import gemm, matmul
@@ -19,6 +19,7 @@ from onnx_prune.rules.reduce import reduce_mean, softmax
 
 MICROSOFT = "com.microsoft"
 BLOCK = "weights in a block share a scale, and a block has a fixed size"
+RANGE = "every step takes a range over it"
 ORDERED = "the weights are stored in the order of another operand"
 
 rule("QuantizeLinear", domain=MICROSOFT)(quantize)
@@ -271,22 +272,45 @@ def matmul_nbits(op: Op) -> Relation:
 
 @rule("DynamicQuantizeLSTM", domain=MICROSOFT)
 def dynamic_lstm(op: Op) -> Relation:
-    """*s b i, *d i (*g h), *d h (*g h), *d (*e h), ..., *d (*g h), *d (*g h), ... -> *s *d b h, ...
+    """*s *b i, *d i (*g h), *d h (*g h), *d (*e h), ..., *d (*g h), *d (*g h), ... -> *s *d *b h, ...
 
-    Weights are transposed to those of LSTM, with one scale a direction or one a column.
+    Weights are transposed to those of LSTM, with one scale a direction or one a column.  Every step
+    quantizes the state of the whole batch in one range: the batch is held, and hidden channels too
+    where masking does not make them zero.
 
     >>> shapes = ((5, 2, 3), (1, 3, 16), (1, 4, 16), *[None] * 5, (1,), (1,), (1,), (1,))
     >>> print(dynamic_lstm(Op("DynamicQuantizeLSTM", shapes, ((5, 1, 2, 4),), {"hidden_size": 4})))
-    *s b i, *d i (*g h), *d h (*g h), _, _, _, _, _, _, _, _, _ -> *s *d b h
+    *s *b i, *d i (*g h), *d h (*g h), _, _, _, _, _, _, _, _, _ -> *s *d *b h
     """
     flip = {k: (s[0], s[2], s[1]) for k in (1, 2) for s in (op.shape(k),)}
     plain = lstm(replace(op, ins=tuple(flip.get(k, s) for k, s in enumerate(op.ins[:8]))))
-    operands = list(plain.operands)
+    x, _, recurrent = plain.operands[:3]
+    assert x is not None
+    assert recurrent is not None
+    held = {a: hold(a, RANGE) for a in atoms(x[1])}
+    held |= {a: hold(a, RANGE) for a in atoms(recurrent[2]) if plain.zero == NEVER}
+    operands, results = (
+        [None if dims is None else tuple(_swapped(axis, held) for axis in dims) for dims in side]
+        for side in (plain.operands, plain.results)
+    )
     for k in (1, 2):
         dims = operands[k]
         assert dims is not None
         operands[k] = (dims[0], dims[2], dims[1])
         columns = (dims[0], dims[1])
         operands += [columns if len(op.shape(6 + 2 * k + j)) == 2 else None for j in (0, 1)]
-    reads = (Code(1, 8, 9), Code(2, 10, 11))
-    return replace(plain, operands=tuple(operands), zeroed=(0, *plain.zeroed), reads=reads)
+    return replace(
+        plain,
+        operands=tuple(operands),
+        results=tuple(results),
+        restate=() if plain.zero == NEVER else plain.restate,
+        zeroed=(0, *plain.zeroed),
+        reads=(Code(1, 8, 9), Code(2, 10, 11)),
+    )
+
+
+def _swapped(axis: Axis, held: Mapping[Atom, Atom]) -> Axis:
+    """The axis with some atoms replaced."""
+    if isinstance(axis, Atom):
+        return held.get(axis, axis)
+    return type(axis)(tuple(_swapped(part, held) for part in axis.parts))
