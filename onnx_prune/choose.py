@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Mask, atoms, count, size
+from onnx_prune.axis import Atom, Axis, Mask, Prod, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
 from onnx_prune.errors import InputError
 from onnx_prune.settings import Budget
@@ -45,11 +45,7 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         and g.atom not in barred
         and not matches(coupling, g, budget.ignore)
     ]
-    rivals = _rivals(coupling, budget)
-    widths: dict[Atom, set[int]] = {}
-    for product in products(coupling):
-        for atom in (part for part in product.parts if isinstance(part, Atom)):
-            widths.setdefault(atom, set()).add(size(product))
+    rivals, widths = _rivals(coupling, budget), _widths(coupling)
 
     def rank(group: Group) -> tuple[bool, int, float, int, int]:
         head = group.atom in coupling.heads
@@ -69,6 +65,17 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         if not rivals.get(group.atom, set()) & chosen:
             chosen.add(group.atom)
     return [g for g in free if g.atom in chosen]
+
+
+def _widths(coupling: Coupling) -> dict[Atom, set[int]]:
+    """For each atom the sizes of the products on axes of weights that it is a factor of."""
+    widths: dict[Atom, set[int]] = {}
+    for name, dims in coupling.axes.items():
+        for axis in dims if name.split("\0")[0] in coupling.graph.weights else ():
+            for part in axis.parts if isinstance(axis, Prod) else ():
+                if isinstance(part, Atom):
+                    widths.setdefault(part, set()).add(size(axis))
+    return widths
 
 
 def _rounded(group: Group, ratio: float, width: int, budget: Budget) -> int:

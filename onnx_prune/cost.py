@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from math import prod as product
 
@@ -60,24 +61,31 @@ def savings(coupling: Coupling, counts: Mapping[Atom, int]) -> dict[Atom, tuple[
         counts: channels kept of each atom that is cut.
     """
     graph = coupling.graph
-    tensors: dict[Atom, list[str]] = {}
-    for name, dims in coupling.axes.items():
-        for atom in {a for axis in dims for a in atoms(axis) if a in counts}:
-            tensors.setdefault(atom, []).append(name)
-
-    def shape(name: str, kept: Mapping[Atom, int]) -> Shape:
-        known = coupling.shapes.known[name]
-        return tuple(count(axis, kept) for axis in coupling.axes[name]) if name in coupling.axes else known
-
-    after = {name: shape(name, counts) for name in coupling.shapes.known}
+    busy = [node for node in graph.nodes if node.op in MACS]
+    counted = graph.weights.keys() | {name for node in busy for name in (*node.inputs, *node.outputs)}
+    dims: dict[Atom, dict[str, list[int]]] = {}
+    for name in counted & coupling.axes.keys():
+        for j, axis in enumerate(coupling.axes[name]):
+            for atom in {a for a in atoms(axis) if a in counts}:
+                dims.setdefault(atom, {}).setdefault(name, []).append(j)
+    after = {
+        name: tuple(count(axis, counts) for axis in coupling.axes[name]) if name in coupling.axes else shape
+        for name, shape in coupling.shapes.known.items()
+        if name in counted
+    }
     saved: dict[Atom, tuple[int, int]] = {}
     for atom in counts:
         others = {a: n for a, n in counts.items() if a is not atom}
-        without = {name: shape(name, others) for name in tensors.get(atom, ()) if "\0" not in name}
+        without = {}
+        for name, cut in dims.get(atom, {}).items():
+            shape = list(after[name])
+            for j in cut:
+                shape[j] = count(coupling.axes[name][j], others)
+            without[name] = tuple(shape)
         params = sum(product(s) - product(after[n]) for n, s in without.items() if n in graph.weights)
         users = {i for name in without for i, _ in graph.uses.get(name, ())}
         users |= {graph.makers[name].index for name in without if name in graph.makers}
-        around = {**after, **without}
+        around = ChainMap(without, after)
         work = sum(macs(graph.nodes[i], around) - macs(graph.nodes[i], after) for i in users)
         saved[atom] = (params, work)
     return saved

@@ -154,15 +154,15 @@ class _Analysis:
         self.copies = dict(self._shared_vectors())
         self._seed()
         folded = {node.index for node in self.folded.nodes}
-        frozen = self.graph.frozen
         relations = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
+            if node.op != "Constant" and node.index not in folded | self.frozen:
                 relation, exposed = self._relation(node)
                 if relation is not None:
                     relations.append(Bound(node, relation, exposed))
         for bound in relations:
             self._unify(bound)
+        self._hold_dynamic()
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
@@ -190,7 +190,7 @@ class _Analysis:
             other = self.folded.run(self.probe.known)
             values = {n: v for n, v in values.items() if np.array_equal(v, other[n])}
         for name, tensor in self.graph.weights.items():
-            dims = tuple(tensor.dims)
+            dims = tuple(n for n in tensor.dims if n != 1)  # a vector in any number of dims
             if product(dims) <= SMALL or small_integers(dims, tensor.data_type):
                 values[name] = self.graph.array(name)
         return values
@@ -208,7 +208,7 @@ class _Analysis:
                     yield (node, k), f"{name}\0{node}.{k}"
 
     def _seed(self) -> None:
-        """Hold what no rule may let go: the graph's own inputs and outputs, and dynamic axes."""
+        """Hold what no rule may let go: the graph's own inputs and outputs, and shape arithmetic."""
         for value in self.graph.inputs:
             self._hold(value.name, f"{value.name} is a graph input")
         for value in self.graph.outputs:
@@ -217,18 +217,12 @@ class _Analysis:
             self._hold(name, f"{name} is read inside the body of {node.label}")
         for name in self.folded.names:
             self._hold(name, "it is computed from shapes")
-        for name, sources in self.frozen.items():
-            for source in sources:
-                self._hold(source, f"{name} is computed from it, and is cut instead")
-        if self.probe is None:
-            return
-        for name, shape in self.shapes.known.items():
-            other = self.probe.known.get(name)
-            if other == shape:
-                continue
-            for j, axis in enumerate(self._dims(name) or ()):
-                if other is None or len(other) != len(shape) or other[j] != shape[j]:
-                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
+        for index in self.frozen:
+            node = self.graph.nodes[index]
+            for k in range(len(node.inputs)):
+                self._hold(
+                    self._key(node, k), f"{node.label} computes a weight from it, which is cut instead"
+                )
 
     def _dims(self, key: str) -> Dims | None:
         """The axes of a tensor, made when first asked for; None if its shape is not known."""
@@ -312,54 +306,43 @@ class _Analysis:
             for j, axis in enumerate(dims or ()):
                 if isinstance(axis, Atom) and axis.held and _is_extent(relation, axis):
                     self.extents.add((self._key(node, k), j))
-        exposed = self._contract(node, relation)
-        self._propagate_zero(node, relation)
-        return exposed
+        carriers = self._carriers(node, relation)
+        exposed = self._contract(node, relation, carriers)
+        self._propagate_zero(node, relation, carriers)
+        return tuple(exposed)
 
-    def _carriers(self, node: Node, relation: Relation, atom: Atom) -> dict[int, bool]:
-        """The operands that carry `atom`, and whether masking makes them zero there."""
-        found: dict[int, bool] = {}
+    def _carriers(self, node: Node, relation: Relation) -> dict[Atom, dict[int, bool]]:
+        """The operands that carry each atom, and whether masking makes them zero there."""
+        found: dict[Atom, dict[int, bool]] = {}
         for k, dims in enumerate(relation.operands):
-            if dims is not None:
-                self._dims(self._key(node, k))  # a weight's flags are made with its axes
-            for j, axis in enumerate(dims or ()):
-                if any(a is atom for a in atoms(axis)):
-                    flags = self.zero.get(self._key(node, k))
-                    found[k] = found.get(k, False) or (flags is not None and flags[j])
+            if dims is None:
+                continue
+            self._dims(self._key(node, k))  # a weight's flags are made with its axes
+            flags = self.zero.get(self._key(node, k))
+            for j, axis in enumerate(dims):
+                for atom in atoms(axis):
+                    mine = found.setdefault(atom, {})
+                    mine[k] = mine.get(k, False) or (flags is not None and flags[j])
         return found
 
-    def _contract(self, node: Node, relation: Relation) -> tuple[int, ...]:
+    def _contract(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> list[int]:
         """A sum over channels is cut exactly only where masking makes a factor of it zero."""
-        exposed = []
+        exposed = set()
         for atom in relation.contracted():
             if self.solver.held(atom) or atom.mixed or atom.size == 1:
                 continue
-            carriers = self._carriers(node, relation, atom)
-            if not any(carriers.values()):
+            if not any(carriers[atom].values()):
                 self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
-            exposed += [k for k, zero in carriers.items() if not zero]
-        return tuple(sorted(set(exposed)))
+            exposed |= {k for k, zero in carriers[atom].items() if not zero}
+        return sorted(exposed)
 
-    def _propagate_zero(self, node: Node, relation: Relation) -> None:
+    def _propagate_zero(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> None:
         for name, dims in zip(node.outputs, relation.results, strict=True):
             if name and dims is not None:
                 self.zero[name] = tuple(
-                    all(self._is_zero(node, relation, a) for a in atoms(axis)) for axis in dims
+                    all(_is_zero(node, relation, a, carriers.get(a, {})) for a in atoms(axis))
+                    for axis in dims
                 )
-
-    def _is_zero(self, node: Node, relation: Relation, atom: Atom) -> bool:
-        """Whether a masked channel of `atom` is zero in the results."""
-        if atom.held or atom.size == 1:
-            return True  # never masked
-        carriers = self._carriers(node, relation, atom)
-        if any(carriers.get(k) for k in relation.divisors):
-            return False
-        if not relation.zero:
-            return bool(carriers) and all(carriers.values())
-        return all(
-            any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
-            for clause in relation.zero
-        )
 
     def _unify(self, bound: Bound) -> None:
         node, relation = bound.node, bound.relation
@@ -371,6 +354,25 @@ class _Analysis:
             if dims is not None and name:
                 for have, said in zip(self._dims(name) or (), dims, strict=True):
                     self.solver.unify(have, said)
+
+    def _hold_dynamic(self) -> None:
+        """Hold axes whose size changes from run to run, but for the static factors of a product.
+
+        The batch in `(batch heads)` comes from a graph input and is held by now; a dynamic axis with
+        no such part is held whole.
+        """
+        if self.probe is None:
+            return
+        for name, shape in self.shapes.known.items():
+            other = self.probe.known.get(name)
+            if other == shape:
+                continue
+            for j, axis in enumerate(self._dims(name) or ()):
+                if other is not None and len(other) == len(shape) and other[j] == shape[j]:
+                    continue
+                leaves = list(atoms(self.solver.resolve(axis)))
+                if all(self.solver.held(leaf) is None for leaf in leaves):
+                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
 
     def _resolved(self, bound: Bound) -> Bound:
         relation, resolve = bound.relation, self.solver.resolve
@@ -475,6 +477,20 @@ def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int],
                 if role is not None:
                     roles.setdefault((analysis._key(node, k), j), role)
     return roles
+
+
+def _is_zero(node: Node, relation: Relation, atom: Atom, carriers: dict[int, bool]) -> bool:
+    """Whether a masked channel of `atom` is zero in the results."""
+    if atom.held or atom.size == 1:
+        return True  # never masked
+    if any(carriers.get(k) for k in relation.divisors):
+        return False
+    if not relation.zero:
+        return bool(carriers) and all(carriers.values())
+    return all(
+        any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
+        for clause in relation.zero
+    )
 
 
 def _is_extent(relation: Relation, atom: Atom) -> bool:
