@@ -21,8 +21,9 @@ LAYERS = [
     {"graph", "runtime", "options", "files"},
     {"shapes", "fold", "computed"},
     {"coupling"},
-    {"draft", "choose", "criteria", "cost"},
-    {"cut", "mask", "plan", "order", "samples", "randomness"},
+    {"draft", "kept", "choose", "criteria", "cost"},
+    {"follow", "cut", "mask", "plan", "order", "samples", "randomness"},
+    {"compare"},
     {"prove", "validate"},
     {"report"},
     {"pipeline", "show"},
@@ -65,7 +66,8 @@ def inside(path: Path) -> Iterator[str]:
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "onnx_prune":
-            yield parts[1] if len(parts) > 1 and parts[1] in LEVEL else "__init__"
+            own = len(parts) > 1 and ((ROOT / parts[1]).is_dir() or (ROOT / f"{parts[1]}.py").exists())
+            yield parts[1] if own else "__init__"
 
 
 PATHS = [pytest.param(module, path, id=str(path.relative_to(ROOT))) for module, path in modules()]
