@@ -16,18 +16,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Prod, atoms
+from onnx_prune.axis import Atom, Axis, Prod, atoms, size
 from onnx_prune.computed import freeze
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node
 from onnx_prune.relation import Dims, Op, Relation
-from onnx_prune.rules import relate
+from onnx_prune.rules import has_rule, relate
 from onnx_prune.shapes import Shapes, infer
 from onnx_prune.unify import Solver
 
 Role = Literal["producer", "consumer", "other"]
 SETTING = "it says sizes or positions, and is restated"
+SINGLE = "its channels are shuffled apart until each stands alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +154,9 @@ class _Analysis:
         self.copies = dict(self._shared_vectors())
         self._seed()
         folded = {node.index for node in self.folded.nodes}
-        frozen = self.graph.frozen
         relations = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
+            if node.op != "Constant" and node.index not in folded | self.frozen:
                 relation, exposed = self._relation(node)
                 if relation is not None:
                     relations.append(Bound(node, relation, exposed))
@@ -190,7 +190,7 @@ class _Analysis:
             other = self.folded.run(self.probe.known)
             values = {n: v for n, v in values.items() if np.array_equal(v, other[n])}
         for name, tensor in self.graph.weights.items():
-            dims = tuple(tensor.dims)
+            dims = tuple(n for n in tensor.dims if n != 1)  # a vector in any number of dims
             if product(dims) <= SMALL or small_integers(dims, tensor.data_type):
                 values[name] = self.graph.array(name)
         return values
@@ -217,9 +217,12 @@ class _Analysis:
             self._hold(name, f"{name} is read inside the body of {node.label}")
         for name in self.folded.names:
             self._hold(name, "it is computed from shapes")
-        for name, sources in self.frozen.items():
-            for source in sources:
-                self._hold(source, f"{name} is computed from it, and is cut instead")
+        for index in self.frozen:
+            node = self.graph.nodes[index]
+            for k in range(len(node.inputs)):
+                self._hold(
+                    self._key(node, k), f"{node.label} computes a weight from it, which is cut instead"
+                )
 
     def _dims(self, key: str) -> Dims | None:
         """The axes of a tensor, made when first asked for; None if its shape is not known."""
@@ -267,10 +270,11 @@ class _Analysis:
         """The node's relation, with all that it forbids held; None holds every axis around it."""
         names = [name for name in (*node.inputs, *node.outputs) if name]
         probes = [s.known for s in (self.shapes, self.probe) if s is not None]
-        if any(name not in known for name in names for known in probes):
+        if not has_rule(node.proto.op_type, node.domain):
+            why = f"no rule for {node.op} ({node.label})"
+        elif any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"
         else:
-            why = f"no rule for {node.op} ({node.label})"
             try:
                 relation = relate(self._op(node, self.shapes), node.domain)
             except Misfit as misfit:
@@ -421,9 +425,13 @@ class _Analysis:
                 continue
             for j, axis in enumerate(dims):
                 member = Member(name, key, j, roles.get((key, j), "other"))
-                for atom in dict.fromkeys(atoms(axis)):
+                found = dict.fromkeys(atoms(axis))
+                if size(axis) > 1 and all(atom.size == 1 for atom in found):
+                    reasons = (self.solver.held(atom) for atom in found)
+                    held.append(Held(name, j, size(axis), next(filter(None, reasons), SINGLE)))
+                for atom in found:
                     why = self.solver.held(atom)
-                    if atom.size == 1:
+                    if atom.size <= 1:
                         continue
                     if why is None:
                         members.setdefault(atom, []).append(member)
@@ -431,9 +439,9 @@ class _Analysis:
                         held.append(Held(name, j, atom.size, why))
         order = {"producer": 0, "consumer": 1, "other": 2}
         groups = []
-        for atom, found in members.items():
-            first = min(found, key=lambda m: order[m.role])
-            groups.append(Group(f"{first.weight}:{first.dim}", atom, tuple(found), self.solver.mixed(atom)))
+        for atom, own in members.items():
+            first = min(own, key=lambda m: order[m.role])
+            groups.append(Group(f"{first.weight}:{first.dim}", atom, tuple(own), self.solver.mixed(atom)))
         return tuple(groups), tuple(held)
 
     def _only_copies(self, name: str) -> bool:
