@@ -33,14 +33,21 @@ def shapes_after(coupling: Coupling, plan: Plan, shapes: Mapping[str, Shape]) ->
     for name, dims in coupling.axes.items():
         if name in after:
             after[name] = tuple(
-                _kept(axis, n, counts, free) if any(a in plan for a in atoms(axis)) else n
+                size_kept(axis, n, counts, free) if any(a in plan for a in atoms(axis)) else n
                 for n, axis in zip(shapes[name], dims, strict=True)
             )
     return after
 
 
-def _kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -> int:
-    """How much of an axis of size `n` stays; where that is not the analysed size, a held part varies."""
+def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -> int:
+    """How much of an axis of size `n` stays; where that is not the analysed size, a held part varies.
+
+    Args:
+        axis: the axis.
+        n: its size at some assignment of the dynamic axes.
+        counts: channels kept of the atoms that are cut.
+        free: atoms whose size never varies.
+    """
     if n == size(axis):
         return count(axis, counts)
     if isinstance(axis, Atom):
@@ -49,9 +56,9 @@ def _kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -> in
     part = axis.parts[varying]
     others = [other for j, other in enumerate(axis.parts) if j != varying]
     if isinstance(axis, Prod):
-        inner = _kept(part, n // product(map(size, others)), counts, free)
+        inner = size_kept(part, n // product(map(size, others)), counts, free)
         return inner * product(count(other, counts) for other in others)
-    inner = _kept(part, n - sum(map(size, others)), counts, free)
+    inner = size_kept(part, n - sum(map(size, others)), counts, free)
     return inner + sum(count(other, counts) for other in others)
 
 

@@ -78,6 +78,20 @@ def _value_shaped(graph: Graph) -> bool:
     return False
 
 
+def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes:
+    """Shapes for a batch of one, which costs are told for; the analysed ones where the batch is fixed."""
+    if probe is None:
+        return analysed
+    inputs = {
+        name: shape if not shape or shape[0] == probe.inputs[name][0] else (1, *shape[1:])
+        for name, shape in analysed.inputs.items()
+    }
+    if inputs == analysed.inputs:
+        return analysed
+    found = _static(graph, inputs)
+    return found if all(name in found.known for name in _names(graph)) else analysed
+
+
 def _names(graph: Graph) -> list[str]:
     return [name for node in graph.nodes if node.op != "Constant" for name in node.outputs if name]
 
