@@ -7,7 +7,7 @@ of its own, and written as an initializer under its name if it is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import onnx
@@ -23,12 +23,12 @@ from onnx_prune.unify import Solver
 Relate = Callable[[Node], Relation | None]
 
 
-def freeze(graph: Graph, folded: set[str], relate: Relate) -> set[int]:
+def freeze(graph: Graph, folded: Mapping[str, NDArray[Any]], relate: Relate) -> set[int]:
     """Make weights of those results that cannot be cut where they are stored.
 
     Args:
         graph: gains the frozen results as weights.
-        folded: tensors of the shape arithmetic, which are no weights.
+        folded: results of shape arithmetic that are the same at every run.
         relate: a node's relation, None where there is no rule for it.
 
     Returns:
@@ -44,7 +44,7 @@ def freeze(graph: Graph, folded: set[str], relate: Relate) -> set[int]:
         if any(user not in derived for user, _ in graph.uses.get(name, ()))
     }
     stuck = sorted(border & _stuck(graph, derived, relate))
-    for name, value in _run(graph, derived, stuck).items() if stuck else ():
+    for name, value in _run(graph, derived, stuck, folded).items() if stuck else ():
         if value.size > SMALL and value.dtype.kind != "i":
             graph.freeze(name, value)
     upstream: set[int] = set()
@@ -57,9 +57,9 @@ def freeze(graph: Graph, folded: set[str], relate: Relate) -> set[int]:
     return upstream
 
 
-def _derived(graph: Graph, folded: set[str]) -> set[int]:
+def _derived(graph: Graph, folded: Collection[str]) -> set[int]:
     """Nodes that compute something from weights alone."""
-    constant = set(graph.weights)
+    constant = set(graph.weights) | set(folded)
     derived: set[int] = set()
     for node in graph.nodes:
         inputs = [name for name in node.inputs if name]
@@ -94,7 +94,9 @@ def _stuck(graph: Graph, derived: set[int], relate: Relate) -> set[str]:
     }
 
 
-def _run(graph: Graph, derived: set[int], names: list[str]) -> dict[str, NDArray[Any]]:
+def _run(
+    graph: Graph, derived: set[int], names: list[str], folded: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     model = onnx.ModelProto(ir_version=graph.model.ir_version)
     model.opset_import.extend(graph.model.opset_import)
     model.graph.name = "computed weights"
@@ -102,8 +104,8 @@ def _run(graph: Graph, derived: set[int], names: list[str]) -> dict[str, NDArray
     for index in sorted(derived):
         model.graph.node.append(graph.nodes[index].proto)
         used.update(graph.nodes[index].inputs)
-    for name in sorted(used & set(graph.weights)):
-        tensor = onnx.numpy_helper.from_array(graph.array(name).copy(), name)
-        model.graph.initializer.append(tensor)
+    for name in sorted(used & (set(graph.weights) | set(folded))):
+        value = graph.array(name) if name in graph.weights else folded[name]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.copy(), name))
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return dict(zip(names, Session(model).run({}, names), strict=True))

@@ -155,13 +155,14 @@ class _Analysis:
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
         self.values = self._static_values()
-        self.frozen = freeze(self.graph, self.folded.names, self._try_relate)
+        folded = {name: v for name, v in self.values.items() if name in self.folded.names}
+        self.frozen = freeze(self.graph, folded, self._try_relate)
         self.copies = dict(self._shared_vectors())
         self._seed()
-        folded = {node.index for node in self.folded.nodes}
+        done = {node.index for node in self.folded.nodes} | self.frozen
         asked = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded | self.frozen:
+            if node.op != "Constant" and node.index not in done:
                 relation = self._relation(node)
                 if relation is not None:
                     asked.append((node, relation))

@@ -300,13 +300,10 @@ def _chunks(pieces: list[wire.Piece]) -> Iterator[bytes | memoryview]:
 
 def _locations(file: Path) -> set[str]:
     """External data that a file uses; none if it is not a model."""
-    with (
-        suppress(OSError, ValueError, RecursionError, DecodeError),
-        open(file, "rb") as opened,
-        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as view,
-    ):
-        return wire.locations(view)
+    with suppress(OSError, ValueError, RecursionError, DecodeError), open(file, "rb") as opened:
+        # Closed when the last view of it goes: the traceback of an interruption may still hold some.
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return wire.locations(memoryview(mapped))
     return set()
 
 

@@ -34,6 +34,13 @@ _INTEGERS = {
     onnx.TensorProto.UINT32,
     onnx.TensorProto.UINT64,
 }
+# Nobody counts positions in these: more than one of them are quantized weights.
+_NARROW = {
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.INT16,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.UINT16,
+}
 _RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -64,7 +71,9 @@ class Folded:
         self.constants = {
             name
             for name, t in graph.weights.items()
-            if name not in graph.captured and small_integers(tuple(t.dims), t.data_type)
+            if name not in graph.captured
+            and small_integers(tuple(t.dims), t.data_type)
+            and (t.data_type not in _NARROW or product(t.dims) == 1)
         }
         self.nodes: list[Node] = []
         self.names: set[str] = set()

@@ -65,7 +65,7 @@ def prune(
         output: where the pruned model is written; None writes nothing.
         settings: what is asked for.
         save_plan: where the plan is written.
-        dry_run: analyse and report, without cutting, running or writing anything.
+        dry_run: analyse and report, without running or writing anything.
 
     Raises:
         InputError: the model, an option or a file is not usable.
@@ -95,8 +95,6 @@ class _Run:
         barred: set[Atom] = set()
         while True:
             choice, criterion = self._choose(coupling, barred)
-            if self.dry_run:
-                break
             try:
                 with self._stage("cutting"):
                     draft = cut(coupling, choice.plan)
@@ -118,7 +116,8 @@ class _Run:
                 proof, not_proved, drift, latency = self._validate(coupling, choice, model)
             size = self._write(graph, draft, written)
             model = model or (draft.whole() if self.output is None else None)
-        report = self._report(coupling, choice, criterion, size, proof, not_proved, drift, latency)
+        left = Graph(draft.model).params()
+        report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
         return Result(model, written, report)
 
     @contextmanager
@@ -219,6 +218,7 @@ class _Run:
         coupling: Coupling,
         choice: Choice,
         criterion: str,
+        left: int,
         size: int | None,
         proof: Proof | None,
         not_proved: str,
@@ -250,11 +250,11 @@ class _Run:
             asked_ratio=self.settings.budget.ratio,
             reached_ratio=choice.removed / total,
             before=Size(
-                graph.params(typical.known),
+                graph.params(),
                 total_macs(graph, typical.known),
                 self._bytes(graph),
             ),
-            after=Size(graph.params(after), total_macs(graph, after), size),
+            after=Size(left, total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
             held=held_back(coupling, choice),
             proof=proof,

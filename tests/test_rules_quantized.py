@@ -185,7 +185,10 @@ def test_scores_are_of_what_the_integers_mean() -> None:
     expected = (w.astype(np.float32) - 128) * [0.5, 1, 2]
     np.testing.assert_allclose(real(coupling, "w"), expected)
     assert {m.key.split("\0")[0]: m.role for m in group_of(coupling, "w", 1).members} == {
-        "w": "producer", "v": "consumer", "s": "other", "z": "other"
+        "w": "producer",
+        "v": "consumer",
+        "s": "other",
+        "z": "other",
     }
 
 
