@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_prune import criteria, files, plan, tensors
 from onnx_prune.axis import Atom
-from onnx_prune.choose import Choice, candidates, choose, require_matches
+from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group, couple
 from onnx_prune.cut import cut
@@ -28,7 +28,7 @@ from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
-from onnx_prune.settings import Settings
+from onnx_prune.settings import Budget, Settings
 from onnx_prune.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
@@ -256,7 +256,7 @@ class _Run:
             ),
             after=Size(left, total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
-            held=held_back(coupling, choice),
+            held=held_back(coupling, choice, self.settings.budget),
             proof=proof,
             not_proved="" if proof else not_proved,
             drift=drift,
@@ -274,13 +274,19 @@ class _Run:
         return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())
 
 
-def held_back(coupling: Coupling, choice: Choice) -> tuple[HeldBack, ...]:
-    """Axes of weights that stay whole, by reason, the most parameters first."""
+def held_back(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[HeldBack, ...]:
+    """Axes of weights that stay whole, by reason, the most parameters first.
+
+    An axis that is cut in one factor of its product is none of them.
+    """
     rows = [(h.why, h.weight, h.dim) for h in coupling.held]
     for group in coupling.groups:
-        if group.atom not in {g.atom for g in choice.groups}:
-            why = f"{group.mixed} (--mixed cuts it)" if group.mixed else "--ignore, or another factor is cut"
-            rows += [(why, m.weight, m.dim) for m in group.members]
+        if group.atom in {g.atom for g in choice.groups}:
+            continue
+        if group.mixed and not budget.mixed:
+            rows += [(f"{group.mixed} (--mixed cuts it)", m.weight, m.dim) for m in group.members]
+        elif matches(coupling, group, budget.ignore):
+            rows += [("--ignore says so", m.weight, m.dim) for m in group.members]
     reasons: dict[str, dict[tuple[str, int], None]] = {}
     for why, weight, dim in rows:
         reasons.setdefault(why, {})[weight, dim] = None
@@ -305,7 +311,6 @@ def _nothing(coupling: Coupling, groups: tuple[Group, ...], settings: Settings) 
         return "nothing to prune: the model has no weights"
     if settings.budget.ignore and coupling.groups:
         return "nothing to prune: --ignore covers every group"
-    empty = Choice({}, {}, ())
-    reasons = held_back(coupling, empty)
+    reasons = held_back(coupling, Choice({}, {}, ()), settings.budget)
     why = reasons[0].why if reasons else "no weight has an axis with more than one channel"
     return f"nothing to prune: {why}"
