@@ -86,6 +86,8 @@ class Folded:
                 return False
             if not small_integers(shape, shapes.types[name]) and product(shape) > SMALL:
                 return False
+            if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
+                return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers
         return True
 
     @cached_property

@@ -2,8 +2,9 @@
 
     python tools/conformance.py [--match 'attention*'] [--jobs 2] [--ratio 0.5]
 
-Each case is taken twice: as it is, and with its float inputs turned into weights (all but the first
-input), where there is more to cut.  Prints a line for each case that crashed or failed, then counts
+Each case is taken three times: as it is; with its float inputs turned into weights (all but the first
+input); and framed, where every float input is a weight times a scalar input, and every float output
+is weighted and summed up, so that the rules have something to cut on every axis.  Prints a line for each case that crashed or failed, then counts
 of what was pruned, had nothing to cut, or is refused by onnxruntime; exit code 1 on a crash or a
 failed proof.
 """
@@ -37,7 +38,7 @@ class Row:
     """What became of one case."""
 
     name: str
-    form: str  # "as is" or "weights"
+    form: str  # "as is", "weights" or "framed"
     status: str  # pruned, nothing, refused, failed or crashed
     note: str = ""
 
@@ -54,7 +55,7 @@ def cases() -> list[Any]:
 
 def forms(case: Any) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Any] | None]]:
     """The case as models, each with its own inputs where all of them are tensors."""
-    data = [x for x in case.data_sets[0][0]] if case.data_sets else []
+    data = case.data_sets[0][0] if case.data_sets else []
     names = [value.name for value in case.model.graph.input]
     given = dict(zip(names, data, strict=False))
     plain = {k: np.asarray(v) for k, v in given.items() if isinstance(v, np.ndarray | np.generic)}
@@ -69,6 +70,48 @@ def forms(case: Any) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Any] | No
             model.graph.initializer.append(onnx.numpy_helper.from_array(plain[name], name))
         rest = {k: v for k, v in plain.items() if k not in weights}
         yield "weights", model, rest if rest.keys() == set(names) - weights else None
+    names = [value.name for value in case.model.graph.output]
+    results = dict(zip(names, case.data_sets[0][1], strict=False)) if case.data_sets else {}
+    framed = frame(case.model, plain, results)
+    if framed is not None:
+        yield "framed", framed, None
+
+
+def frame(model: onnx.ModelProto, given: dict[str, Any], results: dict[str, Any]) -> onnx.ModelProto | None:
+    """Float inputs are weights times scalars, float outputs are sums with weights; None without floats."""
+    new = onnx.ModelProto()
+    new.CopyFrom(model)
+    graph, rng = new.graph, np.random.default_rng(0)
+
+    def floats(values: dict[str, Any]) -> set[str]:
+        return {k for k, v in values.items() if isinstance(v, np.ndarray | np.generic) and v.dtype.kind == "f"}
+
+    def edge(values: Any, name: str, kind: int) -> None:
+        keep = [value for value in values if value.name != name]
+        del values[:]
+        values.extend([*keep, onnx.helper.make_tensor_value_info(f"{name}.scalar", kind, ())])
+
+    ins, outs = floats(given), floats(results)
+    ins -= {value.name for value in model.graph.output}  # an input that is an output, too
+    if not ins or not outs:
+        return None
+    nodes = list(graph.node)
+    for name in sorted(ins):
+        kind = onnx.helper.np_dtype_to_tensor_dtype(given[name].dtype)
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(given[name]), f"{name}.weight"))
+        nodes.insert(0, onnx.helper.make_node("Mul", [f"{name}.weight", f"{name}.scalar"], [name]))
+        edge(graph.input, name, kind)
+    for name in sorted(outs):
+        value = np.asarray(results[name])
+        weight = rng.standard_normal(value.shape).astype(value.dtype)
+        graph.initializer.append(onnx.numpy_helper.from_array(weight, f"{name}.weight"))
+        nodes.append(onnx.helper.make_node("Mul", [name, f"{name}.weight"], [f"{name}.weighted"]))
+        total = onnx.helper.make_node("ReduceSum", [f"{name}.weighted"], [f"{name}.scalar"], keepdims=0)
+        nodes.append(total)
+        edge(graph.output, name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return new
 
 
 def one(model: onnx.ModelProto, feeds: dict[str, Any] | None, ratio: float) -> tuple[str, str]:
