@@ -160,7 +160,8 @@ def random_feeds(
         if dtype == np.dtype(object):
             return np.full(shape, "a", object)
         if np.issubdtype(dtype, np.integer) or dtype == np.bool_:
-            return (rng.integers(0, 2, shape) if fill is None else np.full(shape, fill)).astype(dtype)
-        return (scale * rng.standard_normal(shape)).astype(dtype)
+            whole = rng.integers(0, 2, shape) if fill is None else np.full(shape, fill)
+            return np.asarray(whole, dtype)
+        return np.asarray(scale * rng.standard_normal(shape), dtype)  # a scalar, too, has to be an array
 
     return {value.name: draw(value.type, shapes[value.name]) for value in inputs}
