@@ -9,7 +9,7 @@ is left are groups: an atom and all the dimensions of weights that it stands on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod as product
 from typing import Any, Literal
 
@@ -373,7 +373,7 @@ class _Analysis:
             return tuple(None if v is None else tuple(map(resolve, v)) for v in values)
 
         restate = tuple(
-            type(r)(r.target, r.form, tuple(None if a is None else resolve(a) for a in r.axes))
+            replace(r, axes=tuple(None if a is None else resolve(a) for a in r.axes))
             for r in relation.restate
         )
         solved = type(relation)(

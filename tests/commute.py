@@ -213,6 +213,10 @@ def restate(
 ) -> None:
     """Rewrite, in place, the operands and attributes that follow the cut."""
     for follower in relation.restate:
+        if follower.form == "implied":  # an attribute that was left out says what it meant
+            if any(atom in plan for axis in follower.axes if axis is not None for atom in atoms(axis)):
+                attrs[str(follower.target)] = follower.value
+            continue
         default = np.array([0 if axis is None else size(axis) for axis in follower.axes], np.int64)
         target = follower.target
         if isinstance(target, str):

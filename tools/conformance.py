@@ -111,6 +111,8 @@ def frame(model: onnx.ModelProto, given: dict[str, Any], results: dict[str, Any]
         edge(graph.output, name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype))
     del graph.node[:]
     graph.node.extend(nodes)
+    if not any(o.domain in ("", "ai.onnx") for o in new.opset_import):
+        new.opset_import.append(onnx.helper.make_opsetid("", 17))
     return new
 
 
