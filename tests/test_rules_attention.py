@@ -85,9 +85,8 @@ MINE = [
     fused("Attention", (X, W, B, None, CACHE), 2, 2, num_heads=2, unidirectional=1),
     fused("MultiHeadAttention", (f(2, 5, 12), f(2, 7, 12), f(2, 7, 8)), 3, num_heads=2),
     fused("MultiHeadAttention", (f(2, 5, 12), f(2, 7, 12), f(2, 7, 8), f(32)), 3, num_heads=2, scale=0.3),
-    fused("MultiHeadAttention", (f(2, 5, 3, 3, 4),), 1, num_heads=3),
-    fused("MultiHeadAttention", (f(2, 5, 12), f(2, 7, 3, 2, 4)), 1, num_heads=3),
-    fused("MultiHeadAttention", (f(2, 5, 12), f(2, 3, 7, 4), f(2, 3, 7, 4)), 3, num_heads=3),
+    fused("MultiHeadAttention", (f(2, 5, 12), f(2, 3, 7, 4), f(2, 3, 7, 4)), 1, num_heads=3),
+    fused("MultiHeadAttention", (f(2, 5, 12), f(2, 7, 12), f(2, 7, 12)), 2, 3, num_heads=3),
     fused(
         "MultiHeadAttention",
         (f(2, 5, 12), f(2, 7, 12), f(2, 7, 12), None, np.ones((2, 7), np.int32), f(2, 3, 5, 7)),
@@ -97,14 +96,14 @@ MINE = [
     fused(
         "MultiHeadAttention",
         (f(2, 5, 12), f(2, 5, 12), f(2, 5, 12), None, None, None, f(2, 3, 4, 4), f(2, 3, 4, 4)),
-        2,
+        1,
         3,
         num_heads=3,
         unidirectional=1,
     ),
     fused(
         "GroupQueryAttention",
-        (f(2, 5, 48), f(2, 5, 24), f(2, 5, 24), f(2, 3, 0, 8), f(2, 3, 0, 8), i(4, 4), np.int32(5)),
+        (f(2, 5, 48), f(2, 5, 24), f(2, 5, 24), f(2, 3, 0, 8), f(2, 3, 0, 8), i(4, 4), np.array(5, np.int32)),
         2,
         3,
         num_heads=6,
@@ -112,7 +111,7 @@ MINE = [
     ),
     fused(
         "GroupQueryAttention",
-        (f(2, 5, 96), None, None, f(2, 3, 0, 8), f(2, 3, 0, 8), i(4, 4), np.int32(5)),
+        (f(2, 5, 96), None, None, f(2, 3, 0, 8), f(2, 3, 0, 8), i(4, 4), np.array(5, np.int32)),
         2,
         3,
         num_heads=6,
@@ -120,7 +119,7 @@ MINE = [
     ),
     fused(
         "GroupQueryAttention",
-        (f(2, 5, 96), f(2, 5, 48), f(2, 5, 48), f(2, 3, 0, 16), f(2, 3, 0, 16), i(4, 4), np.int32(5))
+        (f(2, 5, 96), f(2, 5, 48), f(2, 5, 48), f(2, 3, 0, 16), f(2, 3, 0, 16), i(4, 4), np.array(5, np.int32))
         + (f(9, 8), f(9, 8)),
         2,
         3,
@@ -177,8 +176,22 @@ def held(op: Op, domain: str = "") -> set[str]:
     return {a.held for dims in sides if dims for axis in dims for a in atoms(axis) if a.held}
 
 
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        (((2, 5, 3, 3, 4),), "*b *s h *three *d -> *b *s (h *d)"),
+        (((2, 5, 12), (2, 7, 3, 2, 4)), "*b *s (h *d), *b *t h *two *d -> *b *s (h *d)"),
+    ],
+)
+def test_packed_attention_by_its_shapes_alone(shapes: tuple[tuple[int, ...], ...], says: str) -> None:
+    """Onnxruntime has no CPU kernel for packed operands of MultiHeadAttention."""
+    relation = relate(Op("MultiHeadAttention", shapes, ((2, 5, 12),), {"num_heads": 3}), MICROSOFT)
+    assert str(relation) == says
+    assert relation is not None
+    assert [r.target for r in relation.restate] == ["num_heads", "scale"]
+
+
 def test_a_head_size_that_is_cached_or_rotated_is_held_and_says_so() -> None:
-    cached = Op("Attention", (Q.shape, K.shape, V.shape), (None, (2, 3, 7, 8)))
     shapes = (2, 6, 5, 4), (2, 3, 7, 8), (2, 3, 7, 4)
     cached = Op("Attention", (Q.shape, K.shape, V.shape), shapes)
     assert "the size of a head is summed over, and returned as well" in held(cached)

@@ -64,7 +64,8 @@ def multi_head_attention(op: Op) -> Relation:
     """*b *s (h d), *b *t (h d), *b *t (h v), ((h d) + (h d) + (h v)), _, bias, past, past -> *b *s (h v), present
 
     Also packed (*b *s h 3 *d, or *b *t h 2 *d beside a query), and with keys and values in heads.
-    num_heads follows.  The scale that d implied is written down once d is cut.
+    num_heads follows.  The scale that d implied is written down once d is cut; d is held where keys
+    and values have to be of one size (packed, in heads, or with a past), or where keys are returned.
 
     >>> three = Op("MultiHeadAttention", ((2, 5, 6), (2, 7, 6), (2, 7, 8)), ((2, 5, 8),), {"num_heads": 2})
     >>> print(multi_head_attention(three))
@@ -76,9 +77,10 @@ def multi_head_attention(op: Op) -> Relation:
     count, query = op.integer("num_heads"), op.shape()
     key, value = optional(op, 1), optional(op, 2)
     packed = len(query) == 5 or (key is not None and len(key) == 5)
+    shared = packed or op.has(6) or (key is not None and len(key) == 4)
     cached = wanted(op, 1)
-    d = "*d" if packed or cached else "d"
-    v = "*d" if packed else "v"
+    d = "*d" if shared or cached else "d"
+    v = "*d" if shared else "v"
     bias = f"((h {d}) + (h {d}) + (h {v}))"
     ins = (
         f"*b *s h *three {d}" if len(query) == 5 else f"*b *s (h {d})",
@@ -99,7 +101,7 @@ def multi_head_attention(op: Op) -> Relation:
         f"{', '.join(ins)} -> *b *s (h {v}), *b h *u {d}, *b h *u {v}, *b h *s *u",
         zero=NEVER if wanted(op, 3) else zero + keys if cached else zero,
         why=POSITIONS,
-        whys={"d": TWICE},
+        whys={"d": SHARED if shared else TWICE},
         restate={"num_heads": "h"},
         implied=_scale(op, 1, width),
         h=count,

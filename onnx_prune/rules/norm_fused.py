@@ -13,9 +13,10 @@ MICROSOFT = "com.microsoft"
 
 
 @rule("SimplifiedLayerNormalization")
-@rule("SimplifiedLayerNormalization", domain=MICROSOFT)
 def simplified_layer_norm(op: Op) -> Relation:
     """a... ~c..., ~c... -> a... ~c..., a... 1...
+
+    Onnxruntime's own, in ONNX's domain.
 
     >>> shapes = (2, 3, 4), (4,)
     >>> print(simplified_layer_norm(Op("SimplifiedLayerNormalization", shapes, ((2, 3, 4), (2, 3, 1)))))
