@@ -52,6 +52,7 @@ def prune(
     min_channels: int = 1,
     max_ratio: float = 1.0,
     mixed: bool = False,
+    attention: Literal["heads", "dims", "both"] = "heads",
     validate: bool = True,
     drift_data: str | Path | None = None,
     threads: int = 0,
@@ -77,6 +78,7 @@ def prune(
         min_channels: channels that stay in every group at least.
         max_ratio: fraction of a group that is removed at most.
         mixed: also cut axes that a LayerNorm or another statistic runs over.
+        attention: where an axis is heads times head size, remove "heads", "dims" or "both".
         validate: prove the cut and run both models; False gives an unproved model.
         drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
@@ -126,6 +128,7 @@ def prune(
             min_channels=min_channels,
             max_ratio=max_ratio,
             mixed=mixed,
+            attention=attention,
         ),
         criterion=criterion,
         scores=Path(scores) if isinstance(scores, str) else scores,

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Mask, atoms, count, size
+from onnx_prune.axis import Atom, Axis, Mask, Prod, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
 from onnx_prune.errors import InputError
 from onnx_prune.settings import Budget
@@ -29,8 +29,9 @@ _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
 def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()) -> list[Group]:
     """The groups that may be cut together: no two of them are factors of one product.
 
-    Of the factors of a product the one whose cut lands nearest the ratio is taken, on a tie the
-    one with more channels, then the one that rules out fewest others.
+    Of heads and head size `budget.attention` says which; of other factors of a product the one
+    whose cut, rounded, lands nearest the ratio is taken, on a tie the one with more channels, then
+    the one that rules out fewest others.
 
     Args:
         coupling: the analysed model.
@@ -44,27 +45,60 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         and g.atom not in barred
         and not matches(coupling, g, budget.ignore)
     ]
-    rivals: dict[Atom, set[Atom]] = {}
-    for product in products(coupling):
-        factors = set(atoms(product)) if len(product.parts) > 1 else set()
-        for part in product.parts:
-            mine = set(atoms(part))
-            for atom in mine:
-                rivals.setdefault(atom, set()).update(factors - mine)
+    rivals, widths = _rivals(coupling, budget), _widths(coupling)
 
-    def off_target(group: Group) -> float:
+    def rank(group: Group) -> tuple[bool, int, float, int, int]:
+        head = group.atom in coupling.heads
         ratio = ratio_of(coupling, group, budget)
-        return abs(floor(ratio * group.size + _EPSILON) / group.size - ratio)
+        counts = {_rounded(group, ratio, width, budget) for width in widths.get(group.atom, {group.size})}
+        off_target = max(abs(1 - kept / group.size - ratio) for kept in counts)
+        return (
+            head == (budget.attention == "dims"),
+            -len(group.members) if head else 0,  # key-value heads stand on more than query heads
+            off_target,
+            -group.size,
+            len(rivals.get(group.atom, ())),
+        )
 
     chosen: set[Atom] = set()
-
-    def blocked(group: Group) -> int:
-        return len(rivals.get(group.atom, ()))
-
-    for group in sorted(free, key=lambda g: (off_target(g), -g.size, blocked(g))):
+    for group in sorted(free, key=rank):
         if not rivals.get(group.atom, set()) & chosen:
             chosen.add(group.atom)
     return [g for g in free if g.atom in chosen]
+
+
+def _widths(coupling: Coupling) -> dict[Atom, set[int]]:
+    """For each atom the sizes of the products on axes of weights that it is a factor of."""
+    widths: dict[Atom, set[int]] = {}
+    for name, dims in coupling.axes.items():
+        for axis in dims if name.split("\0")[0] in coupling.graph.weights else ():
+            for part in axis.parts if isinstance(axis, Prod) else ():
+                if isinstance(part, Atom):
+                    widths.setdefault(part, set()).add(size(axis))
+    return widths
+
+
+def _rounded(group: Group, ratio: float, width: int, budget: Budget) -> int:
+    """How many channels stay of one factor of an axis of `width`, which is rounded as a whole."""
+    asked = group.size - floor(ratio * group.size + _EPSILON)
+    widths = {k: k * width // group.size for k in range(1, group.size + 1)}
+    step = _step(width, widths.values(), budget)
+    fits = [k for k, n in widths.items() if n % step == 0 or n == width]
+    return min(fits, key=lambda k: (abs(k - asked), -k))
+
+
+def _rivals(coupling: Coupling, budget: Budget) -> dict[Atom, set[Atom]]:
+    """For each atom those that may not be cut beside it: the other factors of its products."""
+    rivals: dict[Atom, set[Atom]] = {}
+    for product in products(coupling):
+        parts = [set(atoms(part)) for part in product.parts]
+        for mine in parts:
+            others = set().union(*(part for part in parts if part is not mine)) - mine
+            for atom in mine:
+                head = atom in coupling.heads
+                barred = {a for a in others if budget.attention != "both" or (a in coupling.heads) == head}
+                rivals.setdefault(atom, set()).update(barred)
+    return rivals
 
 
 def matches(coupling: Coupling, group: Group, globs: Iterable[str]) -> bool:
@@ -140,7 +174,7 @@ def choose(coupling: Coupling, scores: Scores, budget: Budget, groups: Sequence[
             asked[group.atom] = group.size - floor(ratio_of(coupling, group, budget) * group.size + _EPSILON)
         asked[group.atom] = max(_least(group, budget), asked[group.atom])
     counts = dict(asked)
-    _round(coupling, counts, budget)
+    _round(coupling, counts, budget, {group.atom: _least(group, budget) for group in groups})
     plan = {}
     for group in groups:
         kept = counts[group.atom]
@@ -158,10 +192,10 @@ def _least(group: Group, budget: Budget) -> int:
 
 
 def _global_counts(groups: Sequence[Group], scores: Scores, budget: Budget) -> dict[Atom, int]:
-    """Channels kept when all are ranked together, each group's scores divided by their mean."""
+    """Channels kept when all are ranked together, each group's scores divided by their mean size."""
     order = []
     for rank, group in enumerate(groups):
-        own = scores[group.atom] / (scores[group.atom].mean() or 1.0)
+        own = scores[group.atom] / (np.abs(scores[group.atom]).mean() or 1.0)
         order += [(float(s), rank, j) for j, s in enumerate(own)]
     counts = {g.atom: g.size for g in groups}
     left = floor(budget.ratio * len(order) + _EPSILON)
@@ -188,10 +222,11 @@ def multiple(width: int, round_to: int | Literal["auto"]) -> int:
     return 16 if width >= 64 else 8 if width >= 32 else 4
 
 
-def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget) -> None:
+def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget, least: Mapping[Atom, int]) -> None:
     """Round whole axes to a multiple, each by the group that moves its width least.
 
-    Axes on which fewer groups stand come first; what they settled is not moved again.
+    Axes on which fewer groups stand come first; what they settled is not moved again.  No group
+    falls below its least count.
     """
     axes: dict[Axis, None] = {}
     for name, dims in coupling.axes.items():
@@ -199,18 +234,32 @@ def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget) -> None:
             axes.update((axis, None) for axis in dims if any(a in counts for a in atoms(axis)))
     done: set[Atom] = set()
     for axis in sorted(axes, key=lambda axis: sum(a in counts for a in atoms(axis))):
-        step = multiple(size(axis), budget.round_to)
-        width = count(axis, counts)
+        width, whole = count(axis, counts), size(axis)
         free = [a for a in dict.fromkeys(atoms(axis)) if a in counts and a not in done]
         done.update(free)
-        if width % step == 0:
-            continue
-        moves = [
-            (abs(new - width), -new, abs(k - counts[atom]), j, k)
+        moves = {
+            (j, k): count(axis, counts | {atom: k})
             for j, atom in enumerate(free)
-            for k in range(1, atom.size + 1)
-            if (new := count(axis, counts | {atom: k})) % step == 0 or new == size(axis)
+            for k in range(least[atom], atom.size + 1)
+        }
+        step = _step(whole, moves.values(), budget)
+        nearest = [
+            (abs(new - width), -new, abs(k - counts[free[j]]), j, k)
+            for (j, k), new in moves.items()
+            if new % step == 0 or new == whole
         ]
-        if moves:
-            *_, j, k = min(moves)
+        if width % step and nearest:
+            *_, j, k = min(nearest)
             counts[free[j]] = k
+
+
+def _step(whole: int, widths: Collection[int], budget: Budget) -> int:
+    """The multiple that an axis is rounded to, of those that leave it a choice.
+
+    13 groups of 8 channels meet no multiple of 16 by channels per group, but one of 4: "auto" is
+    content with that, unless the whole axis meets the larger one.
+    """
+    step = multiple(whole, budget.round_to)
+    while budget.round_to == "auto" and whole % step and all(n % step or n == whole for n in widths):
+        step //= 2
+    return step

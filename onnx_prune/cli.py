@@ -24,7 +24,7 @@ from onnx_prune.words import plain
 if TYPE_CHECKING:
     from onnx_prune.report import Report
 
-_BUDGET = ("ratio", "across", "ignore", "round_to", "min_channels", "max_ratio", "mixed")
+_BUDGET = ("ratio", "across", "ignore", "round_to", "min_channels", "max_ratio", "mixed", "attention")
 
 
 @click.command(

@@ -7,7 +7,7 @@ of its own, and written as an initializer under its name if it is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import onnx
@@ -16,61 +16,86 @@ from numpy.typing import NDArray
 from onnx_prune.axis import atoms
 from onnx_prune.fold import SMALL, is_random
 from onnx_prune.graph import Graph, Node
-from onnx_prune.relation import Relation
+from onnx_prune.relation import Dims, Relation
 from onnx_prune.runtime import Session
+from onnx_prune.unify import Solver
 
 Relate = Callable[[Node], Relation | None]
 
 
-def freeze(graph: Graph, folded: set[str], relate: Relate) -> dict[str, set[str]]:
+def freeze(graph: Graph, folded: Mapping[str, NDArray[Any]], relate: Relate) -> set[int]:
     """Make weights of those results that cannot be cut where they are stored.
 
     Args:
         graph: gains the frozen results as weights.
-        folded: tensors of the shape arithmetic, which are no weights.
+        folded: results of shape arithmetic that are the same at every run.
         relate: a node's relation, None where there is no rule for it.
 
     Returns:
-        For each frozen result the stored weights that it is computed from.
+        Indices of the nodes that compute the frozen results; what they read is not to be cut.
     """
-    sources = {name: {name} for name in graph.weights}
-    blocked: set[str] = set()
+    derived = _derived(graph, folded)
+    if not derived:
+        return set()
+    border = {
+        name
+        for index in derived
+        for name in graph.nodes[index].outputs
+        if any(user not in derived for user, _ in graph.uses.get(name, ()))
+    }
+    stuck = sorted(border & _stuck(graph, derived, relate))
+    for name, value in _run(graph, derived, stuck, folded).items() if stuck else ():
+        if value.size > SMALL and value.dtype.kind != "i":
+            graph.freeze(name, value)
+    upstream: set[int] = set()
+    todo = list(graph.frozen)
+    while todo:
+        maker = graph.makers.get(todo.pop())
+        if maker is not None and maker.index in derived and maker.index not in upstream:
+            upstream.add(maker.index)
+            todo += maker.inputs
+    return upstream
+
+
+def _derived(graph: Graph, folded: Collection[str]) -> set[int]:
+    """Nodes that compute something from weights alone."""
+    constant = set(graph.weights) | set(folded)
     derived: set[int] = set()
     for node in graph.nodes:
         inputs = [name for name in node.inputs if name]
-        if not inputs or node.bodies or is_random(node) or not all(name in sources for name in inputs):
+        if not inputs or node.bodies or is_random(node) or not all(name in constant for name in inputs):
             continue
-        if all(name in folded for name in filter(None, node.outputs)):
-            continue
-        derived.add(node.index)
+        if not all(name in folded for name in filter(None, node.outputs)):
+            derived.add(node.index)
+            constant.update(filter(None, node.outputs))
+    return derived
+
+
+def _stuck(graph: Graph, derived: set[int], relate: Relate) -> set[str]:
+    """Results with an axis that some operator on the way from the stored weights holds or mixes."""
+    solver = Solver()
+    axes: dict[str, Dims] = {}
+    for index in sorted(derived):
+        node = graph.nodes[index]
         relation = relate(node)
-        stopped = any(n in blocked for n in inputs) or (relation is not None and _blocks(relation))
-        for name in filter(None, node.outputs):
-            sources[name] = set().union(*(sources[n] for n in inputs))
-            if stopped:
-                blocked.add(name)
-    frozen = {
-        name: sources[name]
-        for name in blocked
-        if any(index not in derived for index, _ in graph.uses.get(name, ()))
+        if relation is None:  # left to the analysis, which holds around it
+            continue
+        for names, sides in ((node.inputs, relation.operands), (node.outputs, relation.results)):
+            for name, dims in zip(names, sides, strict=True):
+                for have, said in zip(axes.setdefault(name, dims or ()), dims or (), strict=False):
+                    solver.unify(have, said)
+    return {
+        name
+        for name, dims in axes.items()
+        for axis in dims
+        for atom in atoms(solver.resolve(axis))
+        if atom.size > 1 and (solver.held(atom) or solver.mixed(atom))
     }
-    values = _run(graph, derived, sorted(frozen)) if frozen else {}
-    for name, value in values.items():
-        if value.size > SMALL and value.dtype.kind != "i":
-            graph.freeze(name, value)
-    return {name: frozen[name] for name in graph.frozen}
 
 
-def _blocks(relation: Relation) -> bool:
-    return any(
-        (atom.held or atom.mixed) and atom.size > 1
-        for dims in relation.operands
-        for axis in dims or ()
-        for atom in atoms(axis)
-    )
-
-
-def _run(graph: Graph, derived: set[int], names: list[str]) -> dict[str, NDArray[Any]]:
+def _run(
+    graph: Graph, derived: set[int], names: list[str], folded: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
     model = onnx.ModelProto(ir_version=graph.model.ir_version)
     model.opset_import.extend(graph.model.opset_import)
     model.graph.name = "computed weights"
@@ -78,8 +103,8 @@ def _run(graph: Graph, derived: set[int], names: list[str]) -> dict[str, NDArray
     for index in sorted(derived):
         model.graph.node.append(graph.nodes[index].proto)
         used.update(graph.nodes[index].inputs)
-    for name in sorted(used & set(graph.weights)):
-        tensor = onnx.numpy_helper.from_array(graph.array(name).copy(), name)
-        model.graph.initializer.append(tensor)
+    for name in sorted(used & (set(graph.weights) | set(folded))):
+        value = graph.array(name) if name in graph.weights else folded[name]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.copy(), name))
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return dict(zip(names, Session(model).run({}, names), strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from math import prod as product
 
-from onnx_prune.axis import Atom, atoms, count
+from onnx_prune.axis import Atom, atoms
 from onnx_prune.coupling import Coupling
 from onnx_prune.graph import Graph, Node
+from onnx_prune.kept import size_kept
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -52,32 +54,42 @@ def total_macs(graph: Graph, shapes: Shapes) -> int:
     return sum(macs(node, shapes) for node in graph.nodes)
 
 
-def savings(coupling: Coupling, counts: Mapping[Atom, int]) -> dict[Atom, tuple[int, int]]:
+def savings(coupling: Coupling, counts: Mapping[Atom, int], shapes: Shapes) -> dict[Atom, tuple[int, int]]:
     """What the cut of each group saves, (params, MACs), all other cuts being made.
 
     Args:
         coupling: the analysed model.
         counts: channels kept of each atom that is cut.
+        shapes: of all tensors before the cut.
     """
     graph = coupling.graph
-    tensors: dict[Atom, list[str]] = {}
-    for name, dims in coupling.axes.items():
-        for atom in {a for axis in dims for a in atoms(axis) if a in counts}:
-            tensors.setdefault(atom, []).append(name)
+    free = {group.atom for group in coupling.groups}
+    busy = [node for node in graph.nodes if node.op in MACS]
+    counted = graph.weights.keys() | {name for node in busy for name in (*node.inputs, *node.outputs)}
+    dims: dict[Atom, dict[str, list[int]]] = {}
+    for name in counted & coupling.axes.keys():
+        for j, axis in enumerate(coupling.axes[name]):
+            for atom in {a for a in atoms(axis) if a in counts}:
+                dims.setdefault(atom, {}).setdefault(name, []).append(j)
 
-    def shape(name: str, kept: Mapping[Atom, int]) -> Shape:
-        known = coupling.shapes.known[name]
-        return tuple(count(axis, kept) for axis in coupling.axes[name]) if name in coupling.axes else known
+    def kept(name: str) -> Shape:
+        pairs = zip(coupling.axes[name], shapes[name], strict=True)
+        return tuple(size_kept(axis, n, counts, free) for axis, n in pairs)
 
-    after = {name: shape(name, counts) for name in coupling.shapes.known}
+    after = {n: kept(n) if n in coupling.axes else shapes[n] for n in counted if n in shapes}
     saved: dict[Atom, tuple[int, int]] = {}
     for atom in counts:
         others = {a: n for a, n in counts.items() if a is not atom}
-        without = {name: shape(name, others) for name in tensors.get(atom, ()) if "\0" not in name}
+        without = {}
+        for name, cut in dims.get(atom, {}).items():
+            shape = list(after[name])
+            for j in cut:
+                shape[j] = size_kept(coupling.axes[name][j], shapes[name][j], others, free)
+            without[name] = tuple(shape)
         params = sum(product(s) - product(after[n]) for n, s in without.items() if n in graph.weights)
         users = {i for name in without for i, _ in graph.uses.get(name, ())}
         users |= {graph.makers[name].index for name in without if name in graph.makers}
-        around = {**after, **without}
+        around = ChainMap(without, after)
         work = sum(macs(graph.nodes[i], around) - macs(graph.nodes[i], after) for i in users)
         saved[atom] = (params, work)
     return saved

@@ -8,7 +8,8 @@ is left are groups: an atom and all the dimensions of weights that it stands on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod as product
 from typing import Any, Literal
@@ -16,18 +17,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Prod, atoms
+from onnx_prune.axis import Atom, Axis, Prod, atoms, size
 from onnx_prune.computed import freeze
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node
 from onnx_prune.relation import Dims, Op, Relation
-from onnx_prune.rules import relate
+from onnx_prune.rules import has_rule, relate
 from onnx_prune.shapes import Shapes, infer
 from onnx_prune.unify import Solver
 
 Role = Literal["producer", "consumer", "other"]
 SETTING = "it says sizes or positions, and is restated"
+SINGLE = "its channels are shuffled apart until each stands alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class Coupling:
         bound: the nodes that have a relation.
         groups: what can be cut.
         held: what can't.
+        heads: atoms that count attention heads: both run-time factors of a contraction carry them.
         copies: (node index, operand index) to the key of its private copy.
     """
 
@@ -121,6 +124,7 @@ class Coupling:
     bound: tuple[Bound, ...]
     groups: tuple[Group, ...]
     held: tuple[Held, ...]
+    heads: frozenset[Atom]
     copies: dict[tuple[int, int], str]
 
     def key(self, node: Node, k: int) -> str:
@@ -147,22 +151,24 @@ class _Analysis:
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
         self.values = self._static_values()
-        self.frozen = freeze(self.graph, self.folded.names, self._try_relate)
+        folded = {name: v for name, v in self.values.items() if name in self.folded.names}
+        self.frozen = freeze(self.graph, folded, self._try_relate)
         self.copies = dict(self._shared_vectors())
         self._seed()
-        folded = {node.index for node in self.folded.nodes}
-        frozen = self.graph.frozen
+        done = {node.index for node in self.folded.nodes} | self.frozen
         relations = []
         for node in self.graph.nodes:
-            if node.op != "Constant" and node.index not in folded and not frozen & set(node.outputs):
+            if node.op != "Constant" and node.index not in done:
                 relation, exposed = self._relation(node)
                 if relation is not None:
                     relations.append(Bound(node, relation, exposed))
         for bound in relations:
             self._unify(bound)
+        self._hold_dynamic()
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
+        self.constant = self._constant(relations)
         groups, held = self._groups(_roles(self, relations))
         return Coupling(
             self.graph,
@@ -173,6 +179,7 @@ class _Analysis:
             resolved,
             groups,
             held,
+            self._heads(resolved),
             self.copies,
         )
 
@@ -185,7 +192,7 @@ class _Analysis:
             other = self.folded.run(self.probe.known)
             values = {n: v for n, v in values.items() if np.array_equal(v, other[n])}
         for name, tensor in self.graph.weights.items():
-            dims = tuple(tensor.dims)
+            dims = tuple(n for n in tensor.dims if n != 1)  # a vector in any number of dims
             if product(dims) <= SMALL or small_integers(dims, tensor.data_type):
                 values[name] = self.graph.array(name)
         return values
@@ -203,7 +210,7 @@ class _Analysis:
                     yield (node, k), f"{name}\0{node}.{k}"
 
     def _seed(self) -> None:
-        """Hold what no rule may let go: the graph's own inputs and outputs, and dynamic axes."""
+        """Hold what no rule may let go: the graph's own inputs and outputs, and shape arithmetic."""
         for value in self.graph.inputs:
             self._hold(value.name, f"{value.name} is a graph input")
         for value in self.graph.outputs:
@@ -212,18 +219,12 @@ class _Analysis:
             self._hold(name, f"{name} is read inside the body of {node.label}")
         for name in self.folded.names:
             self._hold(name, "it is computed from shapes")
-        for name, sources in self.frozen.items():
-            for source in sources:
-                self._hold(source, f"{name} is computed from it, and is cut instead")
-        if self.probe is None:
-            return
-        for name, shape in self.shapes.known.items():
-            other = self.probe.known.get(name)
-            if other == shape:
-                continue
-            for j, axis in enumerate(self._dims(name) or ()):
-                if other is None or len(other) != len(shape) or other[j] != shape[j]:
-                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
+        for index in self.frozen:
+            node = self.graph.nodes[index]
+            for k in range(len(node.inputs)):
+                self._hold(
+                    self._key(node, k), f"{node.label} computes a weight from it, which is cut instead"
+                )
 
     def _dims(self, key: str) -> Dims | None:
         """The axes of a tensor, made when first asked for; None if its shape is not known."""
@@ -271,10 +272,11 @@ class _Analysis:
         """The node's relation, with all that it forbids held; None holds every axis around it."""
         names = [name for name in (*node.inputs, *node.outputs) if name]
         probes = [s.known for s in (self.shapes, self.probe) if s is not None]
-        if any(name not in known for name in names for known in probes):
+        if not has_rule(node.proto.op_type, node.domain):
+            why = f"no rule for {node.op} ({node.label})"
+        elif any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"
         else:
-            why = f"no rule for {node.op} ({node.label})"
             try:
                 relation = relate(self._op(node, self.shapes), node.domain)
             except Misfit as misfit:
@@ -306,54 +308,43 @@ class _Analysis:
             for j, axis in enumerate(dims or ()):
                 if isinstance(axis, Atom) and axis.held and _is_extent(relation, axis):
                     self.extents.add((self._key(node, k), j))
-        exposed = self._contract(node, relation)
-        self._propagate_zero(node, relation)
-        return exposed
+        carriers = self._carriers(node, relation)
+        exposed = self._contract(node, relation, carriers)
+        self._propagate_zero(node, relation, carriers)
+        return tuple(exposed)
 
-    def _carriers(self, node: Node, relation: Relation, atom: Atom) -> dict[int, bool]:
-        """The operands that carry `atom`, and whether masking makes them zero there."""
-        found: dict[int, bool] = {}
+    def _carriers(self, node: Node, relation: Relation) -> dict[Atom, dict[int, bool]]:
+        """The operands that carry each atom, and whether masking makes them zero there."""
+        found: dict[Atom, dict[int, bool]] = {}
         for k, dims in enumerate(relation.operands):
-            if dims is not None:
-                self._dims(self._key(node, k))  # a weight's flags are made with its axes
-            for j, axis in enumerate(dims or ()):
-                if any(a is atom for a in atoms(axis)):
-                    flags = self.zero.get(self._key(node, k))
-                    found[k] = found.get(k, False) or (flags is not None and flags[j])
+            if dims is None:
+                continue
+            self._dims(self._key(node, k))  # a weight's flags are made with its axes
+            flags = self.zero.get(self._key(node, k))
+            for j, axis in enumerate(dims):
+                for atom in atoms(axis):
+                    mine = found.setdefault(atom, {})
+                    mine[k] = mine.get(k, False) or (flags is not None and flags[j])
         return found
 
-    def _contract(self, node: Node, relation: Relation) -> tuple[int, ...]:
+    def _contract(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> list[int]:
         """A sum over channels is cut exactly only where masking makes a factor of it zero."""
-        exposed = []
+        exposed = set()
         for atom in relation.contracted():
             if self.solver.held(atom) or atom.mixed or atom.size == 1:
                 continue
-            carriers = self._carriers(node, relation, atom)
-            if not any(carriers.values()):
+            if not any(carriers[atom].values()):
                 self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
-            exposed += [k for k, zero in carriers.items() if not zero]
-        return tuple(sorted(set(exposed)))
+            exposed |= {k for k, zero in carriers[atom].items() if not zero}
+        return sorted(exposed)
 
-    def _propagate_zero(self, node: Node, relation: Relation) -> None:
+    def _propagate_zero(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> None:
         for name, dims in zip(node.outputs, relation.results, strict=True):
             if name and dims is not None:
                 self.zero[name] = tuple(
-                    all(self._is_zero(node, relation, a) for a in atoms(axis)) for axis in dims
+                    all(_is_zero(node, relation, a, carriers.get(a, {})) for a in atoms(axis))
+                    for axis in dims
                 )
-
-    def _is_zero(self, node: Node, relation: Relation, atom: Atom) -> bool:
-        """Whether a masked channel of `atom` is zero in the results."""
-        if atom.held or atom.size == 1:
-            return True  # never masked
-        carriers = self._carriers(node, relation, atom)
-        if any(carriers.get(k) for k in relation.divisors):
-            return False
-        if not relation.zero:
-            return bool(carriers) and all(carriers.values())
-        return all(
-            any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
-            for clause in relation.zero
-        )
 
     def _unify(self, bound: Bound) -> None:
         node, relation = bound.node, bound.relation
@@ -365,6 +356,25 @@ class _Analysis:
             if dims is not None and name:
                 for have, said in zip(self._dims(name) or (), dims, strict=True):
                     self.solver.unify(have, said)
+
+    def _hold_dynamic(self) -> None:
+        """Hold axes whose size changes from run to run, but for the static factors of a product.
+
+        The batch in `(batch heads)` comes from a graph input and is held by now; a dynamic axis with
+        no such part is held whole.
+        """
+        if self.probe is None:
+            return
+        for name, shape in self.shapes.known.items():
+            other = self.probe.known.get(name)
+            if other == shape:
+                continue
+            for j, axis in enumerate(self._dims(name) or ()):
+                if other is not None and len(other) == len(shape) and other[j] == shape[j]:
+                    continue
+                leaves = list(atoms(self.solver.resolve(axis)))
+                if all(self.solver.held(leaf) is None for leaf in leaves):
+                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
 
     def _resolved(self, bound: Bound) -> Bound:
         relation, resolve = bound.relation, self.solver.resolve
@@ -386,6 +396,31 @@ class _Analysis:
 
     # Reading the answer.
 
+    def _constant(self, relations: list[Bound]) -> set[str]:
+        """Tensors that depend on weights alone."""
+        constant = set(self.graph.weights) | self.folded.names
+        for bound in relations:
+            if all(not name or name in constant for name in bound.node.inputs):
+                constant.update(bound.node.outputs)
+        return constant
+
+    def _heads(self, relations: Sequence[Bound]) -> frozenset[Atom]:
+        heads: set[Atom] = set()
+        for bound in relations:
+            moving = [
+                {a for axis in dims for a in atoms(axis)}
+                for name, dims in zip(bound.node.inputs, bound.relation.operands, strict=True)
+                if dims and name and name not in self.constant
+            ]
+            results = {a for dims in bound.relation.results for axis in dims or () for a in atoms(axis)}
+            shared = {a for a in set().union(*moving) if sum(a in own for own in moving) > 1}
+            # or the projections are in the node: one weight has queries and keys on one axis
+            for axis in (axis for dims in bound.relation.operands for axis in dims or ()):
+                shared |= {a for a, n in Counter(atoms(axis)).items() if n > 1}
+            if shared - results:
+                heads |= shared & results
+        return frozenset(heads)
+
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
         members: dict[Atom, list[Member]] = {}
         held: list[Held] = []
@@ -395,9 +430,13 @@ class _Analysis:
                 continue
             for j, axis in enumerate(dims):
                 member = Member(name, key, j, roles.get((key, j), "other"))
-                for atom in dict.fromkeys(atoms(axis)):
+                found = dict.fromkeys(atoms(axis))
+                if size(axis) > 1 and all(atom.size == 1 for atom in found):
+                    reasons = (self.solver.held(atom) for atom in found)
+                    held.append(Held(name, j, size(axis), next(filter(None, reasons), SINGLE)))
+                for atom in found:
                     why = self.solver.held(atom)
-                    if atom.size == 1:
+                    if atom.size <= 1:
                         continue
                     if why is None:
                         members.setdefault(atom, []).append(member)
@@ -405,9 +444,9 @@ class _Analysis:
                         held.append(Held(name, j, atom.size, why))
         order = {"producer": 0, "consumer": 1, "other": 2}
         groups = []
-        for atom, found in members.items():
-            first = min(found, key=lambda m: order[m.role])
-            groups.append(Group(f"{first.weight}:{first.dim}", atom, tuple(found), self.solver.mixed(atom)))
+        for atom, own in members.items():
+            first = min(own, key=lambda m: order[m.role])
+            groups.append(Group(f"{first.weight}:{first.dim}", atom, tuple(own), self.solver.mixed(atom)))
         return tuple(groups), tuple(held)
 
     def _only_copies(self, name: str) -> bool:
@@ -418,10 +457,7 @@ class _Analysis:
 def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int], Role]:
     """What each dimension of each weight does, read backwards so that a Transpose is looked through."""
     roles: dict[tuple[str, int], Role] = {}
-    constant = set(analysis.graph.weights)
-    for bound in relations:
-        if all(not name or name in constant for name in bound.node.inputs):
-            constant.update(bound.node.outputs)
+    constant = analysis.constant
     for bound in reversed(relations):
         node, relation = bound.node, bound.relation
         contracted = {a for a in relation.contracted() if a.size > 1 and _operands(relation, a) > 1}
@@ -446,6 +482,20 @@ def _roles(analysis: _Analysis, relations: list[Bound]) -> dict[tuple[str, int],
                 if role is not None:
                     roles.setdefault((analysis._key(node, k), j), role)
     return roles
+
+
+def _is_zero(node: Node, relation: Relation, atom: Atom, carriers: dict[int, bool]) -> bool:
+    """Whether a masked channel of `atom` is zero in the results."""
+    if atom.held or atom.size == 1:
+        return True  # never masked
+    if any(carriers.get(k) for k in relation.divisors):
+        return False
+    if not relation.zero:
+        return bool(carriers) and all(carriers.values())
+    return all(
+        any(carriers.get(k) or k >= len(node.inputs) or not node.inputs[k] for k in clause)
+        for clause in relation.zero
+    )
 
 
 def _is_extent(relation: Relation, atom: Atom) -> bool:

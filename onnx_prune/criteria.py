@@ -6,6 +6,7 @@ channels with higher scores stay.  `CRITERIA` has them by name.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,14 +97,14 @@ def given(source: Path | Mapping[str, NDArray[Any]]) -> Criterion:
             found = arrays.get(member.weight)
             if found is None:
                 continue
-            values = np.asarray(found, np.float64).ravel()
+            values = np.asarray(found).ravel()
             if values.size != group.size:
                 raise InputError(
                     f"scores: {member.weight} has {values.size} scores, its group has {group.size} channels"
                 )
-            if not np.isfinite(values).all():
+            if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
                 raise InputError(f"scores: {member.weight} has scores that are not finite numbers")
-            return values
+            return values.astype(np.float64)
         names = ", ".join(dict.fromkeys(m.weight for m in _producers(group)))
         raise InputError(f"scores: none for the group of {names}; name one array after one of them")
 
@@ -116,7 +117,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             return {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"cannot read the scores {path}: {error.strerror or error}") from None
-    except (ValueError, AttributeError, BadZipFile):
+    except (ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error):
         raise InputError(
             f"the scores {path} are not an .npz file of numbers; write one with numpy.savez"
         ) from None

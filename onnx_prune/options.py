@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from onnx_prune.command import PROGRAM, Choice, Number, Option
 from onnx_prune.errors import InputError
-from onnx_prune.settings import CRITERIA_NAMES
+from onnx_prune.settings import ATTENTION, CRITERIA_NAMES
 from onnx_prune.words import guess, plain
 
 USAGE = f"{PROGRAM} IN.onnx OUT.onnx [options]"
@@ -56,7 +56,7 @@ _HELP = "Help"
 _ALONE = {
     "apply_plan": (
         (
-            *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed"),
+            *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict"),
         ),
         "says what is cut",
@@ -135,6 +135,15 @@ PARAMS: list[click.Parameter] = [
         metavar="GLOB=R",
         callback=_layer_ratio,
         help="Use another ratio where GLOB matches a weight or node; may be repeated, the last match counts.",
+    ),
+    Option(
+        ["--attention"],
+        section=_REMOVE,
+        type=Choice(*ATTENTION),
+        metavar="WHAT",
+        default="heads",
+        help="Where an axis is heads times head size, remove heads (whole), dims (of every head) or both; "
+        "heads unless given.",
     ),
     Option(
         ["--mixed"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod as product
 
 import onnx
 
@@ -18,6 +19,7 @@ from onnx_prune.coupling import Coupling
 from onnx_prune.graph import Node
 from onnx_prune.kept import Plan
 
+_ELEMENTS = 1 << 24  # of all tensors inside that are compared
 FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.DOUBLE,
@@ -77,13 +79,16 @@ class Watch:
 
     Attributes:
         compared: names of outputs, and of tensors inside that stand for outputs that can't be compared.
-        moving: those of them that the cut can change at all.
+        inside: further tensors, sums over channels that are cut: an output that joins boxes of 640 pixels
+            and scores below 1 would hide what is wrong with the scores; these are seen at their own scale.
+        moving: those of all that the cut can change at all.
         stepped: those downstream of a step: one element may jump though nothing is wrong.
         quantized: those downstream of a quantizer: many elements jump by one step of a scale.
         skipped: outputs not compared, with the operator whose order they depend on.
     """
 
     compared: tuple[str, ...]
+    inside: tuple[str, ...]
     moving: frozenset[str]
     stepped: frozenset[str]
     quantized: frozenset[str]
@@ -97,7 +102,7 @@ def watch(coupling: Coupling, plan: Plan) -> Watch:
 
 class _Watcher:
     def __init__(self, coupling: Coupling, plan: Plan) -> None:
-        self.coupling, self.graph = coupling, coupling.graph
+        self.coupling, self.graph, self.plan = coupling, coupling.graph, plan
         self.types = coupling.shapes.types
         self.cut = {
             key.split("\0")[0]
@@ -125,10 +130,28 @@ class _Watcher:
                 skipped[name] = "it is no float tensor"
                 self._tap([name])
         compared.update(self.taps)
-        names = frozenset(compared)
+        inside = tuple(name for name in self._sums() if name not in compared)
+        names = frozenset((*compared, *inside))
         return Watch(
-            tuple(compared), names & self.moving, names & self.stepped, names & self.quantized, skipped
+            tuple(compared),
+            inside,
+            names & self.moving,
+            names & self.stepped,
+            names & self.quantized,
+            skipped,
         )
+
+    def _sums(self) -> Iterator[str]:
+        """Results of nodes that sum over channels that are cut, the last first, as many as memory allows."""
+        left = _ELEMENTS
+        for bound in reversed(self.coupling.bound):
+            if self.plan.keys().isdisjoint(bound.relation.contracted()):
+                continue
+            for name in bound.node.outputs:
+                if name in self.moving and name not in self.ordered and self.types.get(name) in FLOATS:
+                    left -= product(self.coupling.shapes.known[name])
+                    if left >= 0:
+                        yield name
 
     def _visit(self, node: Node) -> None:
         reads = list(_reads(node))

@@ -29,6 +29,7 @@ from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.settings import Settings
+from onnx_prune.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1
@@ -225,8 +226,9 @@ class _Run:
         latency: Latency | None,
     ) -> Report:
         counts = {atom: int(mask.sum()) for atom, mask in choice.plan.items()}
-        after = shapes_after(coupling, choice.plan, coupling.shapes.known)
-        saved = savings(coupling, counts)
+        typical = at_batch_one(coupling.graph, coupling.shapes, coupling.probe)
+        after = shapes_after(coupling, choice.plan, typical.known)
+        saved = savings(coupling, counts, typical.known)
         groups = [
             GroupCut(
                 group.name,
@@ -248,8 +250,8 @@ class _Run:
             asked_ratio=self.settings.budget.ratio,
             reached_ratio=choice.removed / total,
             before=Size(
-                graph.params(coupling.shapes.known),
-                total_macs(graph, coupling.shapes.known),
+                graph.params(typical.known),
+                total_macs(graph, typical.known),
                 self._bytes(graph),
             ),
             after=Size(graph.params(after), total_macs(graph, after), size),
@@ -260,7 +262,7 @@ class _Run:
             drift=drift,
             latency=latency,
             notes=tuple(self.notes),
-            shapes=dict(coupling.shapes.inputs),
+            shapes=dict(typical.inputs),
             seconds=self.seconds,
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )

@@ -57,7 +57,21 @@ class Plan:
             "groups": list(self.groups),
             "held": list(self.held),
         }
-        return json.dumps(document, indent=1) + "\n"
+        return f"{{{_lines(document, 0)}\n}}\n"
+
+
+def _lines(entries: Mapping[str, Any], depth: int) -> str:
+    """JSON with one initializer, group or held axis a line: to be read and compared by people, and fast."""
+    lines = []
+    for name, value in entries.items():
+        if depth == 0 and isinstance(value, dict) and value:
+            text = f"{{{_lines(value, 1)}\n }}"
+        elif isinstance(value, list) and depth == 0 and value:
+            text = "[" + ",".join(f"\n  {json.dumps(item)}" for item in value) + "\n ]"
+        else:
+            text = json.dumps(value)
+        lines.append(f"\n{' ' * (depth + 1)}{json.dumps(name)}: {text}")
+    return ",".join(lines)
 
 
 def make(

@@ -233,7 +233,7 @@ def _spread(dims: tuple[_Tree, ...], rank: int, ranks: dict[str, int]) -> tuple[
     """Write `d...` out as d0 d1 ... so that there is one entry a dim."""
     dotted = [d for d in dims if isinstance(d, _Letter) and d.dots]
     for d in dotted:
-        ranks.setdefault(d.name, rank - len(dims) + 1)
+        ranks.setdefault(d.name, max(0, rank - len(dims) + 1))
     if len(dims) - len(dotted) + sum(ranks[d.name] for d in dotted) != rank:
         raise Misfit(f"a tensor of rank {rank} does not fit the pattern")
     spread: list[_Tree] = []

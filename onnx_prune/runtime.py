@@ -58,10 +58,10 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes work too
         if folder is not None:
             options.add_session_config_entry(_FOLDER, str(folder.resolve()))
         if not optimize:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nobody is timing
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._weights: list[Any] = []  # onnxruntime reads them where they are
         try:

@@ -90,15 +90,16 @@ def _read(path: Path) -> dict[str, Array]:
     if path.is_dir():
         raise InputError(f"{path} is a directory, not an .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise InputError(f"{path} holds one array; an .npz file is needed (numpy.savez)")
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise InputError(f"{path} holds one array; an .npz file is needed (numpy.savez)")
+        with file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError):
+    except (ValueError, EOFError, zipfile.BadZipFile):
         raise InputError(f"{path} is not an .npz file that numpy can read without pickle") from None
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[str], None]
+ATTENTION = ("heads", "dims", "both")
 CRITERIA_NAMES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "random")
 
 
@@ -33,6 +34,8 @@ class Budget:
         min_channels: channels that stay in every group at least.
         max_ratio: fraction of a group's channels that is removed at most.
         mixed: whether groups that change a statistic are cut too.
+        attention: what goes where an axis is heads times head size: whole heads (grouped queries
+            with their key-value head), the same dims of every head, or both.
 
     Raises:
         InputError: A value is out of range.
@@ -51,6 +54,7 @@ class Budget:
     min_channels: int = 1
     max_ratio: float = 1.0
     mixed: bool = False
+    attention: Literal["heads", "dims", "both"] = "heads"
 
     def __post_init__(self) -> None:
         _require_ratio("ratio", self.ratio)
@@ -59,6 +63,8 @@ class Budget:
         if self.round_to != "auto":
             _require_count("round-to", self.round_to, "1 leaves widths as the ratio gives them")
         _require_count("min-channels", self.min_channels, "no group can lose all its channels")
+        if self.attention not in ATTENTION:
+            raise InputError(f"attention {self.attention!r} is not one of {', '.join(ATTENTION)}")
         if not 0 < self.max_ratio <= 1:
             raise InputError(
                 f"max-ratio {self.max_ratio:g} is not in (0, 1]: it is the most that one group may lose, "

@@ -49,7 +49,7 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     for scale in _SCALES:
         found = [_static(graph, inputs) for inputs in _assignments(graph, scale)]
         missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
-        if missing and len(found) == 1 and any(node.op in _VALUE_SHAPED for node in graph.nodes):
+        if missing and len(found) == 1 and _value_shaped(graph):
             found.append(replace(found[0], known=dict(found[0].known)))
         try:
             for shapes, noises in zip(found, _NOISES, strict=False):
@@ -63,6 +63,33 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     if len(found) == 1 or found[0].known == found[1].known:
         return found[0], None
     return found[0], found[1]
+
+
+def _value_shaped(graph: Graph) -> bool:
+    """Whether shapes may depend on what the inputs hold, beyond the inputs' own shapes."""
+    fed = {value.name for value in graph.inputs}
+    for node in graph.nodes:
+        if node.op in ("Shape", "Size"):
+            continue
+        if node.bodies or node.op.startswith("Random") or not fed.isdisjoint(node.inputs):
+            if node.op in _VALUE_SHAPED:
+                return True
+            fed.update(node.outputs)
+    return False
+
+
+def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes:
+    """Shapes for a batch of one, which costs are told for; the analysed ones where the batch is fixed."""
+    if probe is None:
+        return analysed
+    inputs = {
+        name: shape if not shape or shape[0] == probe.inputs[name][0] else (1, *shape[1:])
+        for name, shape in analysed.inputs.items()
+    }
+    if inputs == analysed.inputs:
+        return analysed
+    found = _static(graph, inputs)
+    return found if all(name in found.known for name in _names(graph)) else analysed
 
 
 def _names(graph: Graph) -> list[str]:

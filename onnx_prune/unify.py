@@ -51,10 +51,11 @@ class Solver:
                     return root
                 self._tree[root] = solved = self.resolve(tree)
                 return solved
-            case Prod():
-                return prod(*map(self.resolve, axis.parts))
-            case Cat():
-                return cat(*map(self.resolve, axis.parts))
+            case _:
+                parts = [self.resolve(part) for part in axis.parts]
+                if all(new is old for new, old in zip(parts, axis.parts, strict=True)):
+                    return axis
+                return prod(*parts) if isinstance(axis, Prod) else cat(*parts)
 
     def hold(self, axis: Axis, why: str) -> None:
         """Nothing on this axis may be cut; the first reason given for a channel run is kept."""

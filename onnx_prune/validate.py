@@ -19,6 +19,7 @@ from onnx_prune.coupling import Coupling
 from onnx_prune.errors import ProofFailed
 from onnx_prune.runtime import Feeds, RunError, Session, random_feeds
 from onnx_prune.settings import Settings
+from onnx_prune.shapes import at_batch_one
 
 Array = NDArray[Any]
 LEAST_RUNS, MOST_RUNS = 5, 50
@@ -251,7 +252,7 @@ def validate(
     else:
         source = "random inputs"
         feeds = samples.random_batches(graph.inputs, coupling.shapes.inputs)
-    one = random_feeds(graph.inputs, coupling.shapes.inputs)
+    one = random_feeds(graph.inputs, at_batch_one(graph, coupling.shapes, coupling.probe).inputs)
     try:
         drift = measure_drift(graph.model, small, feeds, source, graph.folder)
         latency = measure_latency(graph.model, small, one, folder=graph.folder, threads=settings.threads)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 
-from tests.commuting_compute import Array
+from tests.commute import Array, Case
 
 
 def floats(*shape: int, seed: int = 0) -> Array:
@@ -31,21 +29,6 @@ def bools(*shape: int, seed: int = 0) -> Array:
 
 def axes(*values: int) -> Array:
     return np.array(values, np.int64)
-
-
-@dataclass
-class Case:
-    """One node with its operands."""
-
-    op_type: str
-    arrays: Sequence[Any]
-    attrs: dict[str, Any] = field(default_factory=dict)
-    opset: int = 21
-    outputs: int = 1
-
-    def __str__(self) -> str:
-        shapes = ",".join("_" if a is None else "x".join(map(str, a.shape)) or "()" for a in self.arrays)
-        return f"{self.op_type}-{self.opset}-{shapes}-{self.attrs or ''}-{self.outputs}"
 
 
 UNARY = [

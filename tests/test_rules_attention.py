@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from onnx_prune.axis import atoms
 from onnx_prune.errors import Misfit
 from onnx_prune.relation import Op
 from onnx_prune.rules import RULES, relate
-from tests.commute import Array, RefusedError, check
+from tests.commute import Array, Case, RefusedError, check
 from tests.node_cases import node_cases
 
 MICROSOFT = "com.microsoft"
@@ -27,25 +26,19 @@ def i(*values: int) -> Array:
     return np.array(values, np.int32)
 
 
-@dataclass(frozen=True)
-class Case:
-    """One node, and how many atoms its rule must be able to cut."""
-
-    op: str
-    arrays: Sequence[Array | None]
-    cut: int
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    domain: str = ""
-    outputs: int = 1
-    opset: int = 23
-
-    def __str__(self) -> str:
-        shapes = " ".join("_" if a is None else "x".join(map(str, a.shape)) or "scalar" for a in self.arrays)
-        return f"{self.domain[:3]}{self.op}-{shapes}-{'-'.join(self.attrs)}-{self.outputs}"
+def own(
+    op: str,
+    arrays: Sequence[Array | None],
+    cut: int,
+    attrs: Mapping[str, Any] | None = None,
+    outputs: int = 1,
+    opset: int = 23,
+) -> Case:
+    return Case(op, arrays, attrs or {}, opset, outputs, cut=cut)
 
 
 def fused(op: str, arrays: Sequence[Array | None], cut: int, outputs: int = 1, **attrs: Any) -> Case:
-    return Case(op, arrays, cut, attrs, MICROSOFT, outputs)
+    return Case(op, arrays, attrs, 17, outputs, cut=cut, domain=MICROSOFT)
 
 
 Q, K, V = f(2, 6, 5, 8), f(2, 3, 7, 8), f(2, 3, 7, 4)
@@ -53,24 +46,29 @@ FLAT = f(2, 5, 48), f(2, 7, 24), f(2, 7, 12)
 GROUPED = {"q_num_heads": 6, "kv_num_heads": 3}
 PAST = f(2, 3, 2, 8), f(2, 3, 2, 4)
 OWN = [
-    Case("Attention", (Q, K, V), 4),
-    Case("Attention", (Q, K, V), 4, {"scale": 0.1, "softcap": 2.0, "is_causal": 1}),
-    Case("Attention", FLAT, 4, GROUPED),
-    Case("Attention", (*FLAT, f(5, 7)), 4, GROUPED),
-    Case("Attention", (Q, K, V, f(1, 6, 5, 7)), 4),
-    Case("Attention", (Q, K, V, f(2, 1, 5, 7)), 4),
-    Case("Attention", (Q, K, V, f(2, 6, 5, 7) > -0.5), 4),
-    Case("Attention", (f(2, 3, 5, 8), K, V), 3),
-    Case("Attention", (Q, K, V, f(5, 9), *PAST), 3, outputs=3),
-    Case("Attention", (*FLAT, f(5, 9), *PAST), 3, GROUPED, outputs=3),
-    Case("Attention", (*FLAT, None, *PAST), 3, GROUPED | {"is_causal": 1}, outputs=4),
-    Case("Attention", (Q, K, V, None, None, None, np.array([3, 7])), 4, opset=24),
-    Case("RotaryEmbedding", (f(2, 3, 5, 8), f(2, 5, 4), f(2, 5, 4)), 1),
-    Case("RotaryEmbedding", (f(2, 5, 24), f(2, 5, 4), f(2, 5, 4)), 1, {"num_heads": 3}),
-    Case("RotaryEmbedding", (f(2, 3, 5, 8), f(50, 4), f(50, 4), np.arange(10).reshape(2, 5)), 1),
-    Case("RotaryEmbedding", (f(2, 5, 24), f(2, 5, 2), f(2, 5, 2)), 1, {"num_heads": 3, "rotary_embedding_dim": 4}),
-    Case("TensorScatter", (f(2, 3, 9, 8), f(2, 3, 2, 8), np.array([1, 4])), 2, opset=24),
-    Case("TensorScatter", (f(2, 9, 6), f(2, 2, 6)), 1, {"axis": 1, "mode": "circular"}, opset=24),
+    own("Attention", (Q, K, V), 4),
+    own("Attention", (Q, K, V), 4, {"scale": 0.1, "softcap": 2.0, "is_causal": 1}),
+    own("Attention", FLAT, 4, GROUPED),
+    own("Attention", (*FLAT, f(5, 7)), 4, GROUPED),
+    own("Attention", (Q, K, V, f(1, 6, 5, 7)), 4),
+    own("Attention", (Q, K, V, f(2, 1, 5, 7)), 4),
+    own("Attention", (Q, K, V, f(2, 6, 5, 7) > -0.5), 4),
+    own("Attention", (f(2, 3, 5, 8), K, V), 3),
+    own("Attention", (Q, K, V, f(5, 9), *PAST), 3, outputs=3),
+    own("Attention", (*FLAT, f(5, 9), *PAST), 3, GROUPED, outputs=3),
+    own("Attention", (*FLAT, None, *PAST), 3, GROUPED | {"is_causal": 1}, outputs=4),
+    own("Attention", (Q, K, V, None, None, None, np.array([3, 7])), 4, opset=24),
+    own("RotaryEmbedding", (f(2, 3, 5, 8), f(2, 5, 4), f(2, 5, 4)), 1),
+    own("RotaryEmbedding", (f(2, 5, 24), f(2, 5, 4), f(2, 5, 4)), 1, {"num_heads": 3}),
+    own("RotaryEmbedding", (f(2, 3, 5, 8), f(50, 4), f(50, 4), np.arange(10).reshape(2, 5)), 1),
+    own(
+        "RotaryEmbedding",
+        (f(2, 5, 24), f(2, 5, 2), f(2, 5, 2)),
+        1,
+        {"num_heads": 3, "rotary_embedding_dim": 4},
+    ),
+    own("TensorScatter", (f(2, 3, 9, 8), f(2, 3, 2, 8), np.array([1, 4])), 2, opset=24),
+    own("TensorScatter", (f(2, 9, 6), f(2, 2, 6)), 1, {"axis": 1, "mode": "circular"}, opset=24),
 ]
 W, B = f(7, 24), f(24)
 X, CACHE = f(2, 5, 7), f(2, 2, 2, 3, 4)
@@ -119,8 +117,17 @@ MINE = [
     ),
     fused(
         "GroupQueryAttention",
-        (f(2, 5, 96), f(2, 5, 48), f(2, 5, 48), f(2, 3, 0, 16), f(2, 3, 0, 16), i(4, 4), np.array(5, np.int32))
-        + (f(9, 8), f(9, 8)),
+        (
+            f(2, 5, 96),
+            f(2, 5, 48),
+            f(2, 5, 48),
+            f(2, 3, 0, 16),
+            f(2, 3, 0, 16),
+            i(4, 4),
+            np.array(5, np.int32),
+            f(9, 8),
+            f(9, 8),
+        ),
         2,
         3,
         num_heads=6,
@@ -140,25 +147,17 @@ MINE = [
 CASES = OWN + MINE
 
 
-def commutes(case: Case, seed: int = 0) -> int:
-    return check(
-        case.op, case.arrays, dict(case.attrs), case.opset, case.outputs, domain=case.domain, seed=seed
-    )
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_cutting_commutes_with_running(case: Case) -> None:
-    assert {commutes(case, seed) for seed in range(3)} == {case.cut}
+    assert check(case) == case.cut
 
 
 @pytest.mark.parametrize("op", ["Attention", "RotaryEmbedding", "TensorScatter"])
 def test_cutting_commutes_on_the_cases_of_onnx(op: str) -> None:
     cut = 0
-    for case in node_cases()["", op]:
-        if any(array is not None and array.dtype.kind == "V" for array in case.arrays):
-            continue  # onnxruntime and numpy exchange no bfloat16
+    for case in node_cases()[op]:
         try:
-            cut += check(op, case.arrays, case.attrs, case.opset, case.outputs)
+            cut += check(case, trials=1)
         except RefusedError:
             continue
     assert cut
@@ -204,7 +203,11 @@ def test_a_head_size_that_is_cached_or_rotated_is_held_and_says_so() -> None:
     [
         (Op("Attention", (Q.shape, (2, 4, 7, 8), (2, 4, 7, 4)), ((2, 6, 5, 4),)), "", "4 key-value heads"),
         (Op("Attention", (X.shape, W.shape), ((2, 5, 8),), {"num_heads": 3}), MICROSOFT, "are not 3 heads"),
-        (Op("RotaryEmbedding", ((2, 5, 24), (9, 4), (9, 4)), ((2, 5, 24),)), "", "24 channels are not 0 heads"),
+        (
+            Op("RotaryEmbedding", ((2, 5, 24), (9, 4), (9, 4)), ((2, 5, 24),)),
+            "",
+            "24 channels are not 0 heads",
+        ),
     ],
 )
 def test_heads_that_do_not_divide_say_so(op: Op, domain: str, message: str) -> None:

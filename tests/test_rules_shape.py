@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnx_prune.errors import Misfit
 from onnx_prune.relation import Op, Relation, Shape
 from onnx_prune.rules import RULES, relate
 from onnx_prune.rules.reshape import DYNAMIC, UNSTABLE, refine
-from tests.commute import Array, RefusedError, check, describe, run
+from tests.commute import Array, Case, RefusedError, check
 from tests.node_cases import node_cases
 from tests.strategies import plans, views
 
@@ -52,124 +53,114 @@ def index(high: int, *shape: int) -> Array:
     return np.random.default_rng(high).integers(0, high, shape)
 
 
-@dataclass(frozen=True)
-class Case:
+def case(
+    op: str, arrays: tuple[Array | None, ...], cut: int, attrs: Mapping[str, Any] | None = None, **rest: Any
+) -> Case:
     """A node, and how many atoms its rule must be able to cut."""
-
-    op: str
-    arrays: tuple[Array | None, ...]
-    cut: int
-    attrs: dict[str, Any] = field(default_factory=dict)
-    opset: int = 21
-    outputs: int = 1
-    unknown: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        shapes = " ".join("_" if a is None else "x".join(map(str, a.shape)) or "scalar" for a in self.arrays)
-        return f"{self.op}{self.opset}-{shapes}-{'-'.join(map(str, self.attrs.values()))}"
+    return Case(op, arrays, attrs or {}, cut=cut, **rest)
 
 
 CASES = [
-    Case("Reshape", (f(12, 5), i(6, 10)), 3),
-    Case("Reshape", (f(2, 3, 8, 5), i(2, -1, 5)), 4, opset=7),
-    Case("Reshape", (f(2, 24, 5), i(0, 4, 6, 5)), 4, opset=14),
-    Case("Reshape", (f(2, 24, 5), i(0, 4, 6, 5)), 4, unknown=(1,)),
-    Case("Reshape", (f(1, 3, 4), i(3, 1, 4, 1)), 2),
-    Case("Reshape", (f(5, 2, 3), i(5, 3, 2)), 1),
-    Case("Reshape", (f(1), i()), 0),
-    Case("Reshape", (f(0, 3), i(3, 0)), 0, {"allowzero": 1}),
-    Case("Flatten", (f(2, 3, 4),), 3, opset=7),
-    Case("Flatten", (f(2, 3, 4),), 3, {"axis": 0}, opset=13),
-    Case("Flatten", (f(2, 3, 4),), 3, {"axis": -1}),
-    Case("Squeeze", (f(1, 3, 1, 4),), 2, opset=7),
-    Case("Squeeze", (f(1, 3, 1, 4),), 2, {"axes": [0, 2]}, opset=11),
-    Case("Squeeze", (f(1, 3, 1, 4), i(-2)), 2),
-    Case("Squeeze", (f(1, 2, 1, 2),), 2),
-    Case("Squeeze", (f(2, 2),), 0),
-    Case("Unsqueeze", (f(3, 4),), 2, {"axes": [0, 2]}, opset=7),
-    Case("Unsqueeze", (f(3, 4), i(1, -1)), 2),
-    Case("Unsqueeze", (f(), i(0)), 0),
-    Case("Transpose", (f(2, 3, 4),), 3, opset=7),
-    Case("Transpose", (f(2, 3, 4),), 3, {"perm": [1, 0, 2]}),
-    Case("Expand", (f(3, 1), i(2, 1, 6)), 3),
-    Case("Expand", (f(2, 3, 4), i(4)), 3),
-    Case("Expand", (f(2, 3, 4), i(1, 1)), 3),
-    Case("Expand", (f(4, 1, 3, 2), i(4, 5, 3, 2)), 4, unknown=(1,)),
-    Case("Expand", (f(), i(2, 3)), 2),
-    Case("Tile", (f(2, 3), i(1, 4)), 3),
-    Case("Tile", (f(2, 3), i(3, 2)), 4, opset=7),
-    Case("Concat", (f(2, 3, 4), f(2, 5, 4)), 4, {"axis": 1}, opset=7),
-    Case("Concat", (f(2, 3), f(2, 3), f(2, 0)), 3, {"axis": -1}),
-    Case("Concat", (f(3, 2),), 2, {"axis": 0}),
-    Case("Split", (f(2, 12),), 4, {"axis": 1, "split": [3, 4, 5]}, opset=7, outputs=3),
-    Case("Split", (f(2, 12),), 4, {"axis": -1}, opset=11, outputs=3),
-    Case("Split", (f(2, 12), i(3, 4, 5)), 4, {"axis": 1}, opset=13, outputs=3),
-    Case("Split", (f(2, 12),), 4, {"axis": 1}, opset=13, outputs=3),
-    Case("Split", (f(2, 12),), 4, {"axis": 1, "num_outputs": 3}, opset=18, outputs=3),
-    Case("Split", (f(2, 11),), 4, {"axis": 1, "num_outputs": 3}, opset=18, outputs=3),
-    Case("Split", (f(2, 12), i(3, 4, 5)), 1, {"axis": 1}, opset=18, outputs=3, unknown=(1,)),
-    Case("Pad", (f(2, 3, 4),), 3, {"pads": [0, 1, 0, 0, 2, 0]}, opset=7),
-    Case("Pad", (f(2, 3, 4),), 3, {"pads": [0, 1, 0, 0, 2, 0], "value": 1.5}, opset=7),
-    Case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 2, 0), np.array(2.0, np.float32)), 3, opset=11),
-    Case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 0, 2)), 2, {"mode": "reflect"}, opset=13),
-    Case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 0, 2)), 2, {"mode": "edge"}, opset=13),
-    Case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 0, 2)), 2, {"mode": "wrap"}, opset=19),
-    Case("Pad", (f(2, 3, 4), i(0, 0, -1, 0, 0, 0)), 2),
-    Case("Pad", (f(2, 3, 4), i(1, 2), None, i(-2)), 3, opset=18),
-    Case("Pad", (f(2, 3, 4), i(1, 2), None, i(-2)), 2, opset=18, unknown=(1,)),
-    Case("Pad", (f(2, 3, 4), i(1, 2), None, i(-2)), 0, opset=18, unknown=(3,)),
-    Case("Slice", (f(4, 12),), 4, {"starts": [3], "ends": [8], "axes": [1]}, opset=7),
-    Case("Slice", (f(4, 12),), 4, {"starts": [0, 3], "ends": [4, -2]}, opset=9),
-    Case("Slice", (f(4, 12), i(3), i(8), i(1)), 4, opset=10),
-    Case("Slice", (f(4, 12), i(-9), i(-4), i(-1)), 4),
-    Case("Slice", (f(4, 12), i(0), i(12), i(1)), 2),
-    Case("Slice", (f(4, 12), i(0, 6), i(INT_MAX, INT_MAX)), 3),
-    Case("Slice", (f(4, 12), i(1), i(INT_MAX), i(1), i(3)), 2),
-    Case("Slice", (f(4, 12), i(0), i(12), i(1), i(4)), 2),
-    Case("Slice", (f(4, 12), i(-1), i(-INT_MAX), i(1), i(-1)), 1),
-    Case("Slice", (f(4, 12), i(0), i(12), i(1), i(5)), 1),
-    Case("Slice", (f(4, 12), i(5), i(5), i(1)), 3),
-    Case("Slice", (f(4, 12), i(3), i(8), i(1)), 1, unknown=(1,)),
-    Case("Slice", (f(4, 12), i(3), i(8)), 1, unknown=(2,)),
-    Case("Slice", (f(4, 12), i(3), i(8), i(1)), 0, unknown=(3,)),
-    Case("Gather", (f(4, 9), np.array(4)), 3, {"axis": 1}, opset=7),
-    Case("Gather", (f(4, 9), np.array(-1)), 2, {"axis": 1}),
-    Case("Gather", (f(4, 9), i(3)), 3, {"axis": -1}),
-    Case("Gather", (f(4, 9), i(3, 4, 5, 6)), 4, {"axis": 1}),
-    Case("Gather", (f(4, 9), i(-5, -4, -3)), 4, {"axis": 1}),
-    Case("Gather", (f(4, 9), i(5, 2, 2)), 2, {"axis": 1}),
-    Case("Gather", (f(20, 9), index(20, 2, 5)), 3, unknown=(1,)),
-    Case("Gather", (f(20, 9), np.array(3)), 1, unknown=(1,)),
-    Case("GatherElements", (f(4, 9, 3), index(9, 4, 5, 3)), 3, {"axis": 1}),
-    Case("GatherElements", (f(6, 9), index(9, 3, 5)), 3, {"axis": -1}, opset=11),
-    Case("ScatterElements", (f(4, 9, 3), np.tile([[[1], [5]]], (4, 1, 3)), f(4, 2, 3)), 2, {"axis": 1}),
-    Case(
+    case("Reshape", (f(12, 5), i(6, 10)), 3),
+    case("Reshape", (f(2, 3, 8, 5), i(2, -1, 5)), 4, opset=7),
+    case("Reshape", (f(2, 24, 5), i(0, 4, 6, 5)), 4, opset=14),
+    case("Reshape", (f(2, 24, 5), i(0, 4, 6, 5)), 4, unknown=(1,)),
+    case("Reshape", (f(1, 3, 4), i(3, 1, 4, 1)), 2),
+    case("Reshape", (f(5, 2, 3), i(5, 3, 2)), 1),
+    case("Reshape", (f(1), i()), 0),
+    case("Reshape", (f(0, 3), i(3, 0)), 0, {"allowzero": 1}),
+    case("Flatten", (f(2, 3, 4),), 3, opset=7),
+    case("Flatten", (f(2, 3, 4),), 3, {"axis": 0}, opset=13),
+    case("Flatten", (f(2, 3, 4),), 3, {"axis": -1}),
+    case("Squeeze", (f(1, 3, 1, 4),), 2, opset=7),
+    case("Squeeze", (f(1, 3, 1, 4),), 2, {"axes": [0, 2]}, opset=11),
+    case("Squeeze", (f(1, 3, 1, 4), i(-2)), 2),
+    case("Squeeze", (f(1, 2, 1, 2),), 2),
+    case("Squeeze", (f(2, 2),), 0),
+    case("Unsqueeze", (f(3, 4),), 2, {"axes": [0, 2]}, opset=7),
+    case("Unsqueeze", (f(3, 4), i(1, -1)), 2),
+    case("Unsqueeze", (f(), i(0)), 0),
+    case("Transpose", (f(2, 3, 4),), 3, opset=7),
+    case("Transpose", (f(2, 3, 4),), 3, {"perm": [1, 0, 2]}),
+    case("Expand", (f(3, 1), i(2, 1, 6)), 3),
+    case("Expand", (f(2, 3, 4), i(4)), 3),
+    case("Expand", (f(2, 3, 4), i(1, 1)), 3),
+    case("Expand", (f(4, 1, 3, 2), i(4, 5, 3, 2)), 4, unknown=(1,)),
+    case("Expand", (f(), i(2, 3)), 2),
+    case("Tile", (f(2, 3), i(1, 4)), 3),
+    case("Tile", (f(2, 3), i(3, 2)), 4, opset=7),
+    case("Concat", (f(2, 3, 4), f(2, 5, 4)), 4, {"axis": 1}, opset=7),
+    case("Concat", (f(2, 3), f(2, 3), f(2, 0)), 3, {"axis": -1}),
+    case("Concat", (f(3, 2),), 2, {"axis": 0}),
+    case("Split", (f(2, 12),), 4, {"axis": 1, "split": [3, 4, 5]}, opset=7, outputs=3),
+    case("Split", (f(2, 12),), 4, {"axis": -1}, opset=11, outputs=3),
+    case("Split", (f(2, 12), i(3, 4, 5)), 4, {"axis": 1}, opset=13, outputs=3),
+    case("Split", (f(2, 12),), 4, {"axis": 1}, opset=13, outputs=3),
+    case("Split", (f(2, 12),), 4, {"axis": 1, "num_outputs": 3}, opset=18, outputs=3),
+    case("Split", (f(2, 11),), 4, {"axis": 1, "num_outputs": 3}, opset=18, outputs=3),
+    case("Split", (f(2, 12), i(3, 4, 5)), 1, {"axis": 1}, opset=18, outputs=3, unknown=(1,)),
+    case("Pad", (f(2, 3, 4),), 3, {"pads": [0, 1, 0, 0, 2, 0]}, opset=7),
+    case("Pad", (f(2, 3, 4),), 3, {"pads": [0, 1, 0, 0, 2, 0], "value": 1.5}, opset=7),
+    case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 2, 0), np.array(2.0, np.float32)), 3, opset=11),
+    case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 0, 2)), 2, {"mode": "reflect"}, opset=13),
+    case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 0, 2)), 2, {"mode": "edge"}, opset=13),
+    case("Pad", (f(2, 3, 4), i(0, 0, 1, 0, 0, 2)), 2, {"mode": "wrap"}, opset=19),
+    case("Pad", (f(2, 3, 4), i(0, 0, -1, 0, 0, 0)), 2),
+    case("Pad", (f(2, 3, 4), i(1, 2), None, i(-2)), 3, opset=18),
+    case("Pad", (f(2, 3, 4), i(1, 2), None, i(-2)), 2, opset=18, unknown=(1,)),
+    case("Pad", (f(2, 3, 4), i(1, 2), None, i(-2)), 0, opset=18, unknown=(3,)),
+    case("Slice", (f(4, 12),), 4, {"starts": [3], "ends": [8], "axes": [1]}, opset=7),
+    case("Slice", (f(4, 12),), 4, {"starts": [0, 3], "ends": [4, -2]}, opset=9),
+    case("Slice", (f(4, 12), i(3), i(8), i(1)), 4, opset=10),
+    case("Slice", (f(4, 12), i(-9), i(-4), i(-1)), 4),
+    case("Slice", (f(4, 12), i(0), i(12), i(1)), 2),
+    case("Slice", (f(4, 12), i(0, 6), i(INT_MAX, INT_MAX)), 3),
+    case("Slice", (f(4, 12), i(1), i(INT_MAX), i(1), i(3)), 2),
+    case("Slice", (f(4, 12), i(0), i(12), i(1), i(4)), 2),
+    case("Slice", (f(4, 12), i(-1), i(-INT_MAX), i(1), i(-1)), 1),
+    case("Slice", (f(4, 12), i(0), i(12), i(1), i(5)), 1),
+    case("Slice", (f(4, 12), i(5), i(5), i(1)), 3),
+    case("Slice", (f(4, 12), i(3), i(8), i(1)), 1, unknown=(1,)),
+    case("Slice", (f(4, 12), i(3), i(8)), 1, unknown=(2,)),
+    case("Slice", (f(4, 12), i(3), i(8), i(1)), 0, unknown=(3,)),
+    case("Gather", (f(4, 9), np.array(4)), 3, {"axis": 1}, opset=7),
+    case("Gather", (f(4, 9), np.array(-1)), 2, {"axis": 1}),
+    case("Gather", (f(4, 9), i(3)), 3, {"axis": -1}),
+    case("Gather", (f(4, 9), i(3, 4, 5, 6)), 4, {"axis": 1}),
+    case("Gather", (f(4, 9), i(-5, -4, -3)), 4, {"axis": 1}),
+    case("Gather", (f(4, 9), i(5, 2, 2)), 2, {"axis": 1}),
+    case("Gather", (f(20, 9), index(20, 2, 5)), 3, unknown=(1,)),
+    case("Gather", (f(20, 9), np.array(3)), 1, unknown=(1,)),
+    case("GatherElements", (f(4, 9, 3), index(9, 4, 5, 3)), 3, {"axis": 1}),
+    case("GatherElements", (f(6, 9), index(9, 3, 5)), 3, {"axis": -1}, opset=11),
+    case("ScatterElements", (f(4, 9, 3), np.tile([[[1], [5]]], (4, 1, 3)), f(4, 2, 3)), 2, {"axis": 1}),
+    case(
         "ScatterElements", (f(6, 9), np.tile([[1, 5]], (3, 1)), f(3, 2)), 2, {"axis": 1, "reduction": "add"}
     ),
-    Case("Scatter", (f(4, 9), np.tile([[1, 5]], (4, 1)), f(4, 2)), 1, {"axis": 1}, opset=9),
-    Case("GatherND", (f(3, 9, 4), index(9, 3, 5, 1)), 3, {"batch_dims": 1}),
-    Case("GatherND", (f(3, 9, 4), index(3, 5, 2)), 2, opset=11),
-    Case("ScatterND", (f(9, 4, 3), i([1], [5]), f(2, 4, 3)), 2, opset=11),
-    Case("ScatterND", (f(9, 4), i([1], [1]), f(2, 4)), 1, {"reduction": "add"}, opset=18),
-    Case("OneHot", (index(5, 3, 4), np.array(5), f(2)), 2, opset=9),
-    Case("OneHot", (index(5, 3, 4), np.array(5), f(2)), 2, {"axis": 1}),
-    Case("ReverseSequence", (f(6, 3, 4), i(2, 6, 1)), 2),
-    Case("ReverseSequence", (f(3, 6, 4), i(2, 6, 1)), 2, {"batch_axis": 0, "time_axis": 1}),
-    Case("Resize", (f(2, 6, 4, 4), f(4) * 0 + i(1, 1, 2, 2, dtype=np.float32)), 2, opset=10),
-    Case("Resize", (f(2, 6, 4, 4), f(0), i(1, 1, 2, 2, dtype=np.float32)), 2, {"mode": "linear"}, opset=11),
-    Case("Resize", (f(2, 6, 4, 4), f(0), i(1, 1, 2, 2, dtype=np.float32)), 2, {"mode": "cubic"}, opset=13),
-    Case("Resize", (f(2, 6, 4, 4), f(0), i(1, 1, 2, 2, dtype=np.float32)), 0, opset=13, unknown=(2,)),
-    Case("Resize", (f(2, 6, 4, 4), f(0), f(0), i(2, 6, 7, 5)), 2, {"mode": "linear"}, opset=11),
-    Case("Resize", (f(2, 6, 4, 4), None, None, i(2, 6, 7, 5)), 2, opset=13, unknown=(3,)),
-    Case("Resize", (f(2, 6, 4, 4), None, None, i(7, 5)), 2, {"axes": [2, 3]}, opset=18),
-    Case(
+    case("Scatter", (f(4, 9), np.tile([[1, 5]], (4, 1)), f(4, 2)), 1, {"axis": 1}, opset=9),
+    case("GatherND", (f(3, 9, 4), index(9, 3, 5, 1)), 3, {"batch_dims": 1}),
+    case("GatherND", (f(3, 9, 4), index(3, 5, 2)), 2, opset=11),
+    case("ScatterND", (f(9, 4, 3), i([1], [5]), f(2, 4, 3)), 2, opset=11),
+    case("ScatterND", (f(9, 4), i([1], [1]), f(2, 4)), 1, {"reduction": "add"}, opset=18),
+    case("OneHot", (index(5, 3, 4), np.array(5), f(2)), 2, opset=9),
+    case("OneHot", (index(5, 3, 4), np.array(5), f(2)), 2, {"axis": 1}),
+    case("ReverseSequence", (f(6, 3, 4), i(2, 6, 1)), 2),
+    case("ReverseSequence", (f(3, 6, 4), i(2, 6, 1)), 2, {"batch_axis": 0, "time_axis": 1}),
+    case("Resize", (f(2, 6, 4, 4), f(4) * 0 + i(1, 1, 2, 2, dtype=np.float32)), 2, opset=10),
+    case("Resize", (f(2, 6, 4, 4), f(0), i(1, 1, 2, 2, dtype=np.float32)), 2, {"mode": "linear"}, opset=11),
+    case("Resize", (f(2, 6, 4, 4), f(0), i(1, 1, 2, 2, dtype=np.float32)), 2, {"mode": "cubic"}, opset=13),
+    case("Resize", (f(2, 6, 4, 4), f(0), i(1, 1, 2, 2, dtype=np.float32)), 0, opset=13, unknown=(2,)),
+    case("Resize", (f(2, 6, 4, 4), f(0), f(0), i(2, 6, 7, 5)), 2, {"mode": "linear"}, opset=11),
+    case("Resize", (f(2, 6, 4, 4), None, None, i(2, 6, 7, 5)), 2, opset=13, unknown=(3,)),
+    case("Resize", (f(2, 6, 4, 4), None, None, i(7, 5)), 2, {"axes": [2, 3]}, opset=18),
+    case(
         "Resize",
         (f(2, 6, 4, 4), None, None, i(8, 8)),
         2,
         {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"},
         opset=19,
     ),
-    Case(
+    case(
         "Resize",
         (f(2, 6, 4, 4), i(0, 0, 0.1, 0.2, 1, 1, 0.6, 0.8, dtype=np.float32), None, i(2, 6, 3, 3)),
         2,
@@ -179,78 +170,56 @@ CASES = [
             "extrapolation_value": 9.0,
         },
     ),
-    Case("Upsample", (f(2, 6, 4, 4),), 2, {"scales": [1.0, 1.0, 2.0, 2.0]}, opset=7),
-    Case("Upsample", (f(2, 6, 4, 4), i(1, 1, 2, 2, dtype=np.float32)), 2, opset=9),
-    Case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2}, opset=7),
-    Case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2, "mode": "DCR"}, opset=11),
-    Case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2, "mode": "CRD"}, opset=13),
-    Case("SpaceToDepth", (f(2, 5, 4, 6),), 2, {"blocksize": 2}, opset=7),
-    Case("Col2Im", (f(2, 12, 9), i(4, 4), i(2, 2)), 2),
-    Case("CenterCropPad", (f(3, 6, 9), i(4)), 2, {"axes": [2]}),
-    Case("ConstantOfShape", (i(3, 4),), 2),
-    Case("ConstantOfShape", (i(3, 4),), 2, {"value": np.array([2.5], np.float32)}),
-    Case("ConstantOfShape", (i(),), 0),
-    Case("Range", (np.array(0), np.array(6), np.array(2)), 0),
-    Case("EyeLike", (f(3, 4),), 0),
-    Case("RandomNormal", (), 0, {"shape": [3, 4]}),
-    Case("RandomUniform", (), 0, {"shape": [3, 4]}),
-    Case("RandomNormalLike", (f(3, 4),), 0),
-    Case("RandomUniformLike", (f(3, 4),), 0),
-    Case("Multinomial", (f(3, 4),), 0, {"sample_size": 5}),
-    Case("Bernoulli", (np.full((3, 4), 0.5, np.float32),), 0),
+    case("Upsample", (f(2, 6, 4, 4),), 2, {"scales": [1.0, 1.0, 2.0, 2.0]}, opset=7),
+    case("Upsample", (f(2, 6, 4, 4), i(1, 1, 2, 2, dtype=np.float32)), 2, opset=9),
+    case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2}, opset=7),
+    case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2, "mode": "DCR"}, opset=11),
+    case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2, "mode": "CRD"}, opset=13),
+    case("SpaceToDepth", (f(2, 5, 4, 6),), 2, {"blocksize": 2}, opset=7),
+    case("Col2Im", (f(2, 12, 9), i(4, 4), i(2, 2)), 2),
+    case("CenterCropPad", (f(3, 6, 9), i(4)), 2, {"axes": [2]}),
+    case("ConstantOfShape", (i(3, 4),), 2),
+    case("ConstantOfShape", (i(3, 4),), 2, {"value": np.array([2.5], np.float32)}),
+    case("ConstantOfShape", (i(),), 0),
+    case("Range", (np.array(0), np.array(6), np.array(2)), 0),
+    case("EyeLike", (f(3, 4),), 0),
+    case("RandomNormal", (), 0, {"shape": [3, 4]}),
+    case("RandomUniform", (), 0, {"shape": [3, 4]}),
+    case("RandomNormalLike", (f(3, 4),), 0),
+    case("RandomUniformLike", (f(3, 4),), 0),
+    case("Multinomial", (f(3, 4),), 0, {"sample_size": 5}),
+    case("Bernoulli", (np.full((3, 4), 0.5, np.float32),), 0),
 ]
-
-
-def commute(case: Case, seed: int = 0, relation: Relation | None = None) -> int:
-    return check(
-        case.op,
-        case.arrays,
-        case.attrs,
-        case.opset,
-        case.outputs,
-        relation=relation,
-        seed=seed,
-        unknown=case.unknown,
-    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_cutting_commutes_with_running(case: Case) -> None:
-    assert [commute(case, seed) for seed in range(4)] == [case.cut] * 4
+    assert check(case, trials=4) == case.cut
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.opset == 21], ids=str)
 def test_newer_opsets_mean_the_same(case: Case) -> None:
     for opset in (23, 26):
         try:
-            assert commute(replace(case, opset=opset)) == case.cut
+            assert check(replace(case, opset=opset)) == case.cut
         except RefusedError:
-            assert case.op in HELD  # only random operators are behind in onnxruntime
+            assert case.op == "Multinomial"  # its newest version runs nowhere here
 
 
 @pytest.mark.parametrize("op_type", MINE)
 def test_every_rule_cuts_something(op_type: str) -> None:
-    cut = sum(case.cut for case in CASES if case.op == op_type)
+    cut = sum(case.cut or 0 for case in CASES if case.op == op_type)
     assert (cut == 0) == (op_type in HELD), HELD.get(op_type, "nothing was ever cut")
 
 
 @pytest.mark.parametrize("op_type", sorted(set(MINE) - {"RandomNormal", "RandomUniform"}))
 def test_onnx_node_cases(op_type: str) -> None:
-    """ONNX's own cases; those that this onnxruntime does not run are passed over."""
-    for case in node_cases().get(("", op_type), []):
+    """ONNX's own cases; those that nothing here runs are passed over."""
+    for case in node_cases().get(op_type, []):
         try:
-            check(op_type, case.arrays, case.attrs, case.opset, case.outputs)
+            check(case)
         except RefusedError:
             continue
-
-
-def planted(case: Case, change: Any) -> Relation:
-    """The rule's relation with a fault in it."""
-    results = run(case.op, case.arrays, case.attrs, case.opset, case.outputs)
-    relation = relate(describe(case.op, case.arrays, case.attrs, case.opset, results))
-    assert relation is not None
-    faulty: Relation = change(relation)
-    return faulty
 
 
 def swapped(relation: Relation) -> Relation:
@@ -280,37 +249,34 @@ def zero_everywhere(relation: Relation) -> Relation:
 @pytest.mark.parametrize(
     ("case", "change"),
     [
-        (Case("Concat", (f(2, 5), f(2, 5)), 3, {"axis": 1}), swapped),
-        (Case("Split", (f(2, 12), i(3, 4, 5)), 4, {"axis": 1}, outputs=3), unfollowed),
-        (Case("Split", (f(2, 12),), 4, {"axis": 1}, opset=13, outputs=2), unfollowed),
-        (Case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2}), other_mode),
-        (Case("Reshape", (f(2, 24), i(2, 4, 6)), 3), unfollowed),
-        (Case("Slice", (f(4, 12), i(3), i(8), i(1)), 4), unfollowed),
-        (Case("Gather", (f(9, 4), np.array(4)), 3), unfollowed),
-        (Case("Expand", (f(3, 1), i(3, 6)), 2), unfollowed),
-        (Case("Expand", (f(3, 1), i(3, 6)), 2), zero_everywhere),
-        (Case("ConstantOfShape", (i(3, 4),), 2, {"value": np.array([2.5], np.float32)}), zero_everywhere),
-        (Case("Pad", (f(2, 3), i(0, 1, 0, 2), np.array(2.0, np.float32)), 2), zero_everywhere),
+        (case("Concat", (f(2, 5), f(2, 5)), 3, {"axis": 1}), swapped),
+        (case("Split", (f(2, 12), i(3, 4, 5)), 4, {"axis": 1}, outputs=3), unfollowed),
+        (case("Split", (f(2, 12),), 4, {"axis": 1}, opset=13, outputs=2), unfollowed),
+        (case("DepthToSpace", (f(2, 24, 2, 3),), 2, {"blocksize": 2}), other_mode),
+        (case("Reshape", (f(2, 24), i(2, 4, 6)), 3), unfollowed),
+        (case("Slice", (f(4, 12), i(3), i(8), i(1)), 4), unfollowed),
+        (case("Gather", (f(9, 4), np.array(4)), 3), unfollowed),
+        (case("Expand", (f(3, 1), i(3, 6)), 2), unfollowed),
+        (case("Expand", (f(3, 1), i(3, 6)), 2), zero_everywhere),
+        (case("ConstantOfShape", (i(3, 4),), 2, {"value": np.array([2.5], np.float32)}), zero_everywhere),
+        (case("Pad", (f(2, 3), i(0, 1, 0, 2), np.array(2.0, np.float32)), 2), zero_everywhere),
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),
 )
-def test_planted_faults_are_caught(case: Case, change: Any) -> None:
-    relation = planted(case, change)
-    commute(case)
+def test_planted_faults_are_caught(case: Case, change: Callable[[Relation], Relation]) -> None:
+    def faulty(op: Op) -> Relation:
+        relation = relate(op)
+        assert relation is not None
+        return change(relation)
 
-    def caught(seed: int) -> bool:
-        try:
-            commute(case, seed, relation)
-        except AssertionError:
-            return True
-        return False
-
-    assert any(map(caught, range(4)))
+    check(case)
+    with pytest.raises(AssertionError):
+        check(case, rule=faulty, trials=4)
 
 
 def test_no_rule_is_an_error() -> None:
     with pytest.raises(AssertionError, match="no rule for NonZero"):
-        check("NonZero", (f(2, 3),))
+        check(Case("NonZero", (f(2, 3),)))
 
 
 @given(st.data(), views())

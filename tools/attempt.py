@@ -9,6 +9,7 @@ from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
 from onnx_prune.follow import CannotRestate
 from onnx_prune.kept import Plan
+from onnx_prune.settings import Budget
 
 
 def attempt(coupling: Coupling, ratio: float, round_to: int) -> tuple[Plan, Draft | None, str]:
@@ -17,7 +18,7 @@ def attempt(coupling: Coupling, ratio: float, round_to: int) -> tuple[Plan, Draf
     Returns:
         The plan, the smaller model (None where the plan is empty), and the last hold's reason.
     """
-    budget = choose.Budget(ratio=ratio, round_to=round_to)
+    budget = Budget(ratio=ratio, round_to=round_to)
     barred: set[Atom] = set()
     note = ""
     while True:

@@ -2,11 +2,11 @@
 
     python tools/conformance.py [--match 'attention*'] [--jobs 2] [--ratio 0.5]
 
-Each case is taken three times: as it is; with its float inputs turned into weights (all but the first
-input); and framed, where every float input is a weight times a scalar input, and every float output
-is weighted and summed up, so that the rules have something to cut on every axis.  Prints a line for each case that crashed or failed, then counts
-of what was pruned, had nothing to cut, or is refused by onnxruntime; exit code 1 on a crash or a
-failed proof.
+Each case is taken three times: as it is; with its float inputs turned into weights (all but the
+first input); and framed, where every float input is a weight times a scalar input, and every float
+output is weighted and summed up, so that the rules have something to cut on every axis.  Prints a
+line for each case that crashed or failed, then counts of what was pruned, had nothing to cut, or is
+refused by onnxruntime; exit code 1 on a crash or a failed proof.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def frame(model: onnx.ModelProto, given: dict[str, Any], results: dict[str, Any]
     graph, rng = new.graph, np.random.default_rng(0)
 
     def floats(values: dict[str, Any]) -> set[str]:
-        return {k for k, v in values.items() if isinstance(v, np.ndarray | np.generic) and v.dtype.kind == "f"}
+        return {
+            k for k, v in values.items() if isinstance(v, np.ndarray | np.generic) and v.dtype.kind == "f"
+        }
 
     def edge(values: Any, name: str, kind: int) -> None:
         keep = [value for value in values if value.name != name]
@@ -160,7 +162,9 @@ def supervised(names: list[str], ratio: float) -> list[Row]:
         command = [sys.executable, __file__, "--worker", "--ratio", str(ratio)]
         limit = _TIMEOUT + 10 * len(todo)
         try:
-            done = subprocess.run(command, input="\n".join(todo), capture_output=True, text=True, timeout=limit)
+            done = subprocess.run(
+                command, input="\n".join(todo), capture_output=True, text=True, timeout=limit
+            )
             out, why = done.stdout, f"exit {done.returncode}: {done.stderr.strip()[-200:]}"
         except subprocess.TimeoutExpired as slow:
             out, why = (slow.stdout or b"").decode(), "timeout"
@@ -197,7 +201,10 @@ def main(match: str, ratio: float, jobs: int, show_all: bool, worker: bool) -> N
             print(f"{row.status:8s} {row.name} ({row.form}): {row.note}")
     for form in sorted({row.form for row in rows}):
         counts = Counter(row.status for row in rows if row.form == form)
-        print(f"{form}: {sum(counts.values())} models: " + ", ".join(f"{n} {s}" for s, n in counts.most_common()))
+        print(
+            f"{form}: {sum(counts.values())} models: "
+            + ", ".join(f"{n} {s}" for s, n in counts.most_common())
+        )
     sys.exit(any(row.status in _BAD for row in rows))
 
 

@@ -27,6 +27,11 @@ def rule(*types: str, domain: str = "") -> Callable[[Rule], Rule]:
     return register
 
 
+def has_rule(op_type: str, domain: str = "") -> bool:
+    """Whether there is a rule for the operator."""
+    return (domain, op_type) in RULES
+
+
 def relate(op: Op, domain: str = "") -> Relation | None:
     """What the operator says about its axes, None where there is no rule for it.
 

@@ -81,7 +81,9 @@ def fused_matmul(op: Op) -> Relation:
     m a b k, k n -> a b m n
     """
     left, right = (_rows(op, k, side) for k, side in enumerate("AB"))
-    flip_a, flip_b = (bool(op.integer(f"trans{side}")) and len(op.shape(k)) > 1 for k, side in enumerate("AB"))
+    flip_a, flip_b = (
+        bool(op.integer(f"trans{side}")) and len(op.shape(k)) > 1 for k, side in enumerate("AB")
+    )
     ranks = [len(shape) > 1 for shape in (left, right)]
     inner = {left[-2] if flip_a else left[-1], right[-1] if flip_b else right[-2:][0]}
     if len(inner) > 1:

@@ -39,9 +39,9 @@ def gather(op: Op) -> Relation:
     table: Axis = hold(x[axis], LOOKED_UP)
     restate: tuple[Restate, ...] = ()
     at = [positive(index, data[axis]) for index in op.const(1) or ()]
-    if at and at == list(range(at[0], at[0] + len(at))) and (len(indices) == 1 or len(at) == 1):
+    if at and at == list(range(at[0], at[0] + len(at))) and len(at) == max(indices, default=1):
         table, inside = run(x[axis], at[0], at[0] + len(at))
-        i = i if len(at) == 1 else (inside,)
+        i = tuple(inside if atom.size > 1 else atom for atom in letters(indices, "ijklmnop"))
         restate = (Restate(1, "indices", (table,)),)
     before, after = x[:axis], x[axis + 1 :]
     return Relation(((*before, table, *after), i), ((*before, *i, *after),), restate, BY_DATA)

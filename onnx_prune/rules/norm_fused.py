@@ -39,7 +39,10 @@ def _skip(op: Op, vectors: int, zero: Zero, total: Zero) -> Relation:
     )
     rest = (None,) * (len(op.ins) - len(operands))
     return Relation(
-        (*operands, *rest)[: len(op.ins)], results, zero=zero + total if wanted(op, 3) else zero, why=STATISTIC
+        (*operands, *rest)[: len(op.ins)],
+        results,
+        zero=zero + total if wanted(op, 3) else zero,
+        why=STATISTIC,
     )
 
 

@@ -1,0 +1,131 @@
+"""Axes by hand and by property: size, keep, count and owner say the same about any axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_prune.axis import Atom, Axis, Cat, Mask, Prod, atoms, cat, count, keep, owner, prod, size
+from tests.strategies import SIZES, axes_of, plans
+
+
+def mask(*bits: int) -> Mask:
+    return np.array(bits, np.bool_)
+
+
+@st.composite
+def any_axis(draw: st.DrawFn) -> Axis:
+    return draw(axes_of(draw(st.sampled_from([*SIZES, 8, 12, 24])), [], 3))
+
+
+A, B, ONE = Atom(2, "a"), Atom(3, "b"), Atom(1, "1")
+
+
+@pytest.mark.parametrize(
+    ("axis", "text", "width"),
+    [
+        (A, "a", 2),
+        (prod(A, B), "(a b)", 6),
+        (cat(A, B), "(a + b)", 5),
+        (prod(A, cat(B, A)), "(a (b + a))", 10),
+        (cat(prod(A, B), B), "((a b) + b)", 9),
+        (Atom(4, "c", held="why"), "*c", 4),
+        (Atom(4, "c", mixed="why"), "~c", 4),
+        (Atom(4, "c", "why", "why"), "*~c", 4),
+    ],
+)
+def test_text_and_size(axis: Axis, text: str, width: int) -> None:
+    assert (str(axis), size(axis)) == (text, width)
+
+
+def test_products_are_flat_and_without_ones() -> None:
+    assert prod(A, prod(B, ONE), ONE) == Prod((A, B))
+    assert prod(ONE, A) is A
+    assert prod(ONE, Atom(1, "other")) is ONE
+
+
+def test_concatenations_are_flat_and_without_empty_parts() -> None:
+    empty = Atom(0, "e")
+    assert cat(A, cat(B, empty), empty) == Cat((A, B))
+    assert cat(empty, A) is A
+    assert cat(empty, Atom(0, "other")) is empty
+    assert cat(ONE, A) == Cat((ONE, A))
+
+
+def test_atoms_are_equal_only_to_themselves() -> None:
+    assert Atom(2, "a") != Atom(2, "a")
+    assert prod(A, B) == prod(A, B)
+    assert len({A, Atom(2, "a"), A}) == 2
+    assert list(atoms(prod(A, cat(B, A)))) == [A, B, A]
+
+
+@pytest.mark.parametrize(
+    ("axis", "plan", "stays"),
+    [
+        (A, {}, (1, 1)),
+        (A, {A: mask(0, 1)}, (0, 1)),
+        # rows a, columns b: the last part varies fastest
+        (prod(A, B), {A: mask(1, 0)}, (1, 1, 1, 0, 0, 0)),
+        (prod(A, B), {B: mask(1, 0, 1)}, (1, 0, 1, 1, 0, 1)),
+        (prod(A, B), {A: mask(0, 1), B: mask(1, 0, 1)}, (0, 0, 0, 1, 0, 1)),
+        (cat(A, B), {B: mask(0, 1, 0)}, (1, 1, 0, 1, 0)),
+        # one atom twice: both the row and the column must stay
+        (prod(A, A), {A: mask(0, 1)}, (0, 0, 0, 1)),
+        (cat(A, A), {A: mask(0, 1)}, (0, 1, 0, 1)),
+    ],
+)
+def test_keep_by_hand(axis: Axis, plan: dict[Atom, Mask], stays: tuple[int, ...]) -> None:
+    assert keep(axis, plan).astype(int).tolist() == list(stays)
+
+
+@pytest.mark.parametrize(
+    ("axis", "atom", "pairs"),
+    [
+        (A, A, [(0, 0), (1, 1)]),
+        (A, B, []),
+        (prod(A, B), B, [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1), (5, 2)]),
+        (cat(B, A), A, [(3, 0), (4, 1)]),
+        # position 1 is row 0, column 1: it belongs to both channels
+        (prod(A, A), A, [(0, 0), (0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 1), (3, 1)]),
+        (cat(A, B, A), A, [(0, 0), (1, 1), (5, 0), (6, 1)]),
+    ],
+)
+def test_owner_by_hand(axis: Axis, atom: Atom, pairs: list[tuple[int, int]]) -> None:
+    positions, channels = owner(axis, atom)
+    assert sorted(zip(positions.tolist(), channels.tolist(), strict=True)) == pairs
+
+
+@given(any_axis())
+def test_an_empty_plan_keeps_everything(axis: Axis) -> None:
+    assert keep(axis, {}).tolist() == [True] * size(axis)
+    assert count(axis, {}) == size(axis)
+
+
+@given(st.data(), any_axis())
+def test_count_is_how_many_are_kept(data: st.DataObject, axis: Axis) -> None:
+    """True of axes without an atom twice in a product, and of those with one too: rows times columns."""
+    plan = data.draw(plans(dict.fromkeys(atoms(axis))))
+    counts = {atom: int(kept.sum()) for atom, kept in plan.items()}
+    assert keep(axis, plan).sum() == count(axis, counts)
+
+
+@given(st.data(), any_axis())
+def test_a_position_stays_where_all_its_channels_do(data: st.DataObject, axis: Axis) -> None:
+    plan = data.draw(plans(dict.fromkeys(atoms(axis))))
+    stays = np.ones(size(axis), np.bool_)
+    for atom, kept in plan.items():
+        positions, channels = owner(axis, atom)
+        stays[positions[~kept[channels]]] = False
+    np.testing.assert_array_equal(keep(axis, plan), stays)
+
+
+@given(any_axis())
+def test_every_position_has_an_owner_for_each_factor(axis: Axis) -> None:
+    owned = np.zeros(size(axis), np.bool_)
+    for atom in set(atoms(axis)):
+        positions, channels = owner(axis, atom)
+        assert channels.size == 0 or (channels.min() >= 0 and channels.max() < atom.size)
+        owned[positions] = True
+    assert owned.all()
