@@ -72,6 +72,7 @@ OWN = [
 ]
 W, B = f(7, 24), f(24)
 X, CACHE = f(2, 5, 7), f(2, 2, 2, 3, 4)
+EMPTY = f(2, 3, 0, 16), f(2, 3, 0, 16)
 MINE = [
     fused("Attention", (X, W, B), 4, num_heads=2),
     fused("Attention", (X, W), 4, num_heads=2, unidirectional=1),

@@ -61,7 +61,7 @@ def attention(op: Op) -> Relation:
 
 @rule("MultiHeadAttention", domain=MICROSOFT)
 def multi_head_attention(op: Op) -> Relation:
-    """*b *s (h d), *b *t (h d), *b *t (h v), ((h d) + (h d) + (h v)), _, bias, past, past -> *b *s (h v), present
+    """*b *s (h d), *b *t (h d), *b *t (h v), ((h d) + (h d) + (h v)), ... -> *b *s (h v), present, present
 
     Also packed (*b *s h 3 *d, or *b *t h 2 *d beside a query), and with keys and values in heads.
     num_heads follows.  The scale that d implied is written down once d is cut; d is held where keys
