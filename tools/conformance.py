@@ -3,10 +3,11 @@
     python tools/conformance.py [--match 'attention*'] [--jobs 2] [--ratio 0.5]
 
 Each case is taken three times: as it is; with its float inputs turned into weights (all but the
-first input); and framed, where every float input is a weight times a scalar input, and every float
-output is weighted and summed up, so that the rules have something to cut on every axis.  Prints a
-line for each case that crashed or failed, then counts of what was pruned, had nothing to cut, says nothing that can be compared, or is
-refused by onnxruntime; exit code 1 on a crash or a failed proof.
+first input); and framed, where every float input is a weight times a scalar input, every other input
+a constant, and every float output weighted and summed up, so that the rules have something to cut on
+every axis.  Prints a line for each case that crashed or failed, then counts of what was pruned, had
+nothing to cut, is refused by onnxruntime, or is not proved for another reason (its answers do not
+depend on its inputs); exit code 1 on a crash or a failed proof.
 """
 
 from __future__ import annotations
@@ -88,10 +89,14 @@ def frame(model: onnx.ModelProto, given: dict[str, Any], results: dict[str, Any]
             k for k, v in values.items() if isinstance(v, np.ndarray | np.generic) and v.dtype.kind == "f"
         }
 
-    def edge(values: Any, name: str, kind: int) -> None:
+    def drop(values: Any, name: str) -> None:
         keep = [value for value in values if value.name != name]
         del values[:]
-        values.extend([*keep, onnx.helper.make_tensor_value_info(f"{name}.scalar", kind, ())])
+        values.extend(keep)
+
+    def edge(values: Any, name: str, kind: int) -> None:
+        drop(values, name)
+        values.append(onnx.helper.make_tensor_value_info(f"{name}.scalar", kind, ()))
 
     ins, outs = floats(given), floats(results)
     ins -= {value.name for value in model.graph.output}  # an input that is an output, too
@@ -103,6 +108,9 @@ def frame(model: onnx.ModelProto, given: dict[str, Any], results: dict[str, Any]
         graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(given[name]), f"{name}.weight"))
         nodes.insert(0, onnx.helper.make_node("Mul", [f"{name}.weight", f"{name}.scalar"], [name]))
         edge(graph.input, name, kind)
+    for name in sorted(k for k, v in given.items() if k not in ins and np.asarray(v).dtype.kind in "biu"):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(given[name]), name))
+        drop(graph.input, name)
     for name in sorted(outs):
         value = np.asarray(results[name])
         weight = rng.standard_normal(value.shape).astype(value.dtype)
