@@ -20,8 +20,6 @@ CASES = [
     Case("Trilu", [f(2, 3, 4, 5)], cut=2),
     Case("Trilu", [f(3, 4, 5), np.array(1)], {"upper": 0}, cut=1),
     Case("Trilu", [f(3, 4, 5), np.array(-1)], cut=1, domain="com.microsoft"),
-    Case("Det", [f(3, 4, 4)], cut=1),
-    Case("Det", [f(4, 4)], cut=0),
 ]
 
 
@@ -30,9 +28,8 @@ def test_cutting_commutes_with_running(case: Case) -> None:
     assert check(case) == case.cut
 
 
-@pytest.mark.parametrize("op", ["Trilu", "Det"])
-def test_cutting_commutes_on_the_cases_of_onnx(op: str) -> None:
-    for case in node_cases()[op]:
+def test_cutting_commutes_on_the_cases_of_onnx() -> None:
+    for case in node_cases()["Trilu"]:
         try:
             check(case, trials=1)
         except RefusedError:
