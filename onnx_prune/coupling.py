@@ -146,6 +146,7 @@ class _Analysis:
     solver: Solver = field(default_factory=Solver)
     axes: dict[str, Dims] = field(default_factory=dict)
     zero: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    wild: dict[str, tuple[bool, ...]] = field(default_factory=dict)
     extents: set[tuple[str, int]] = field(default_factory=set)
 
     def run(self) -> Coupling:
@@ -179,7 +180,7 @@ class _Analysis:
             resolved,
             groups,
             held,
-            self._heads(resolved),
+            self._heads(relations),
             self.copies,
         )
 
@@ -339,12 +340,24 @@ class _Analysis:
         return sorted(exposed)
 
     def _propagate_zero(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> None:
+        wild = self._wild(node, relation, carriers)
+
+        def zero(atom: Atom) -> bool:
+            return atom not in wild and _is_zero(node, relation, atom, carriers.get(atom, {}))
+
         for name, dims in zip(node.outputs, relation.results, strict=True):
             if name and dims is not None:
-                self.zero[name] = tuple(
-                    all(_is_zero(node, relation, a, carriers.get(a, {})) for a in atoms(axis))
-                    for axis in dims
-                )
+                self.zero[name] = tuple(all(map(zero, atoms(axis))) for axis in dims)
+                self.wild[name] = tuple(any(a in wild for a in atoms(axis)) for axis in dims)
+
+    def _wild(self, node: Node, relation: Relation, carriers: dict[Atom, dict[int, bool]]) -> set[Atom]:
+        """Atoms whose masked channels were divided by zero, here or before: zero times that is not zero."""
+        wild = {a for a, found in carriers.items() if any(found.get(k) for k in relation.divisors)}
+        for k, dims in enumerate(relation.operands):
+            if dims is not None:
+                flags = self.wild.get(self._key(node, k), (False,) * len(dims))
+                wild |= {a for axis, flag in zip(dims, flags, strict=True) if flag for a in atoms(axis)}
+        return {a for a in wild if a.size > 1 and not a.held}
 
     def _unify(self, bound: Bound) -> None:
         node, relation = bound.node, bound.relation
@@ -418,7 +431,7 @@ class _Analysis:
             for axis in (axis for dims in bound.relation.operands for axis in dims or ()):
                 shared |= {a for a, n in Counter(atoms(axis)).items() if n > 1}
             if shared - results:
-                heads |= shared & results
+                heads |= {leaf for a in shared & results for leaf in atoms(self.solver.resolve(a))}
         return frozenset(heads)
 
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
@@ -488,8 +501,6 @@ def _is_zero(node: Node, relation: Relation, atom: Atom, carriers: dict[int, boo
     """Whether a masked channel of `atom` is zero in the results."""
     if atom.held or atom.size == 1:
         return True  # never masked
-    if any(carriers.get(k) for k in relation.divisors):
-        return False
     if not relation.zero:
         return bool(carriers) and all(carriers.values())
     return all(

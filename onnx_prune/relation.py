@@ -69,7 +69,8 @@ class Relation:
             carries the channel and is zero there, or is left out.  No clause (`CARRIED`): every
             operand that carries the channel is zero there.  An empty clause (`NEVER`) can't be
             met: f(0) is not 0.
-        divisors: operands for which `zero` is void where they are themselves zero (0 / 0).
+        divisors: operands that must not be zero: where they are, a result is infinite or undefined
+            (0 / 0, log 0), and so is all that is multiplied with it.
         why: the reason given for letters that the rule holds.
     """
 
