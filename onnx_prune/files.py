@@ -24,6 +24,7 @@ from onnx_prune.wellformed import check_names, check_versions
 
 __all__ = ["load", "save", "terminable"]
 
+_RELEASE = 1 << 24  # bytes parsed between two times that the map's pages are given back
 PROTOBUF_LIMIT = 2**31 - 1
 INLINE_BELOW = 1024
 _RAW_DATA = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
@@ -60,7 +61,7 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
 
 
 def _parse(file: Path) -> ModelProto:
-    """Parse from a memory map, so that the file's bytes are never copied."""
+    """Parse from a memory map, so that the file's bytes and the model are never both in memory."""
     model = ModelProto()
     try:
         if file.is_dir():
@@ -76,7 +77,7 @@ def _parse(file: Path) -> ModelProto:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                 if bytes(view[:8]) == b"version ":
                     raise InputError("is a Git LFS pointer, not the model; run git lfs pull")
-                model.ParseFromString(view)  # type: ignore[arg-type]  # stubs know bytes, upb takes any buffer
+                _parse_piecewise(model, mapped, view)
     except FileNotFoundError:
         raise InputError("no such file; check the path") from None
     except OSError as error:
@@ -84,6 +85,26 @@ def _parse(file: Path) -> ModelProto:
     except DecodeError:
         raise InputError("not an ONNX model, or cut short; export or copy it again") from None
     return model
+
+
+def _parse_piecewise(model: ModelProto, mapped: mmap.mmap, view: memoryview) -> None:
+    """Everything but the main graph's initializers, then these one by one, giving back what was read."""
+    parts = None
+    with suppress(ValueError):  # a traceback that lived on would keep parts of the map open
+        parts = wire.without_initializers(view)
+    if parts is None:
+        raise DecodeError("not a message")
+    rest, initializers = parts
+    model.ParseFromString(rest)
+    released = 0
+    for start, end in initializers:
+        with view[start:end] as part:
+            # the stubs know bytes alone, upb takes any buffer
+            model.graph.initializer.add().MergeFromString(part)  # type: ignore[arg-type]
+        page = end - end % mmap.PAGESIZE
+        if page - released > _RELEASE and hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_DONTNEED, released, page - released)
+            released = page
 
 
 def _roots(model: ModelProto) -> Iterator[GraphProto | FunctionProto]:
@@ -300,13 +321,10 @@ def _chunks(pieces: list[wire.Piece]) -> Iterator[bytes | memoryview]:
 
 def _locations(file: Path) -> set[str]:
     """External data that a file uses; none if it is not a model."""
-    with (
-        suppress(OSError, ValueError, RecursionError, DecodeError),
-        open(file, "rb") as opened,
-        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as view,
-    ):
-        return wire.locations(view)
+    with suppress(OSError, ValueError, RecursionError, DecodeError), open(file, "rb") as opened:
+        # Closed when the last view of it goes: the traceback of an interruption may still hold some.
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return wire.locations(memoryview(mapped))
     return set()
 
 

@@ -136,11 +136,10 @@ class Graph:
         self.weights[name] = onnx.numpy_helper.from_array(value, name)
         self.frozen.add(name)
 
-    def params(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
-        """Number of parameters when tensors have `shapes`."""
-        stored = (item for item in self.weights.items() if item[0] not in self.frozen)
-        kinds = ((name, t.data_type) for name, t in stored)
-        return sum(product(shapes[name]) for name, kind in kinds if kind not in _NOT_PARAMETERS)
+    def params(self) -> int:
+        """Number of parameters that the model stores."""
+        stored = (tensor for name, tensor in self.weights.items() if name not in self.frozen)
+        return sum(product(tensor.dims) for tensor in stored if tensor.data_type not in _NOT_PARAMETERS)
 
     def dims(self, name: str) -> tuple[int, ...]:
         """Shape of a weight."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_prune import criteria, files, plan, tensors
 from onnx_prune.axis import Atom
-from onnx_prune.choose import Choice, candidates, choose, require_matches
+from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group, couple
 from onnx_prune.cut import cut
@@ -28,7 +28,7 @@ from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
-from onnx_prune.settings import Settings
+from onnx_prune.settings import Budget, Settings
 from onnx_prune.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
@@ -65,7 +65,7 @@ def prune(
         output: where the pruned model is written; None writes nothing.
         settings: what is asked for.
         save_plan: where the plan is written.
-        dry_run: analyse and report, without cutting, running or writing anything.
+        dry_run: analyse and report, without running or writing anything.
 
     Raises:
         InputError: the model, an option or a file is not usable.
@@ -95,8 +95,6 @@ class _Run:
         barred: set[Atom] = set()
         while True:
             choice, criterion = self._choose(coupling, barred)
-            if self.dry_run:
-                break
             try:
                 with self._stage("cutting"):
                     draft = cut(coupling, choice.plan)
@@ -118,7 +116,8 @@ class _Run:
                 proof, not_proved, drift, latency = self._validate(coupling, choice, model)
             size = self._write(graph, draft, written)
             model = model or (draft.whole() if self.output is None else None)
-        report = self._report(coupling, choice, criterion, size, proof, not_proved, drift, latency)
+        left = Graph(draft.model).params()
+        report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
         return Result(model, written, report)
 
     @contextmanager
@@ -219,6 +218,7 @@ class _Run:
         coupling: Coupling,
         choice: Choice,
         criterion: str,
+        left: int,
         size: int | None,
         proof: Proof | None,
         not_proved: str,
@@ -250,13 +250,13 @@ class _Run:
             asked_ratio=self.settings.budget.ratio,
             reached_ratio=choice.removed / total,
             before=Size(
-                graph.params(typical.known),
+                graph.params(),
                 total_macs(graph, typical.known),
                 self._bytes(graph),
             ),
-            after=Size(graph.params(after), total_macs(graph, after), size),
+            after=Size(left, total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
-            held=held_back(coupling, choice),
+            held=held_back(coupling, choice, self.settings.budget),
             proof=proof,
             not_proved="" if proof else not_proved,
             drift=drift,
@@ -274,13 +274,19 @@ class _Run:
         return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())
 
 
-def held_back(coupling: Coupling, choice: Choice) -> tuple[HeldBack, ...]:
-    """Axes of weights that stay whole, by reason, the most parameters first."""
+def held_back(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[HeldBack, ...]:
+    """Axes of weights that stay whole, by reason, the most parameters first.
+
+    An axis that is cut in one factor of its product is none of them.
+    """
     rows = [(h.why, h.weight, h.dim) for h in coupling.held]
     for group in coupling.groups:
-        if group.atom not in {g.atom for g in choice.groups}:
-            why = f"{group.mixed} (--mixed cuts it)" if group.mixed else "--ignore, or another factor is cut"
-            rows += [(why, m.weight, m.dim) for m in group.members]
+        if group.atom in {g.atom for g in choice.groups}:
+            continue
+        if group.mixed and not budget.mixed:
+            rows += [(f"{group.mixed} (--mixed cuts it)", m.weight, m.dim) for m in group.members]
+        elif matches(coupling, group, budget.ignore):
+            rows += [("--ignore says so", m.weight, m.dim) for m in group.members]
     reasons: dict[str, dict[tuple[str, int], None]] = {}
     for why, weight, dim in rows:
         reasons.setdefault(why, {})[weight, dim] = None
@@ -305,7 +311,6 @@ def _nothing(coupling: Coupling, groups: tuple[Group, ...], settings: Settings) 
         return "nothing to prune: the model has no weights"
     if settings.budget.ignore and coupling.groups:
         return "nothing to prune: --ignore covers every group"
-    empty = Choice({}, {}, ())
-    reasons = held_back(coupling, empty)
+    reasons = held_back(coupling, Choice({}, {}, ()), settings.budget)
     why = reasons[0].why if reasons else "no weight has an axis with more than one channel"
     return f"nothing to prune: {why}"

@@ -118,7 +118,7 @@ def read(path: Path) -> Plan:
         document = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"cannot read the plan {path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the plan {path} is not JSON: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f'{path} is not a plan: its "format" is not "{FORMAT}"; make one with --save-plan')
@@ -131,12 +131,34 @@ def read(path: Path) -> Plan:
             str(document["model_sha256"]),
             str(document["criterion"]),
             float(document["ratio"]),
-            {str(name): dict(row) for name, row in document["initializers"].items()},
-            tuple(document["groups"]),
+            {name: _initializer(name, row) for name, row in document["initializers"].items()},
+            tuple(map(_group, document["groups"])),
             tuple(document["held"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"the plan {path} lacks or garbles {error}; make it anew with --save-plan") from None
+
+
+def _initializer(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    shape = _integers(row["shape"], f"the shape of {name}")
+    keep = {str(j): _integers(stays, f"what {name} keeps") for j, stays in row["keep"].items()}
+    return dict(row) | {"shape": shape, "keep": keep}
+
+
+def _group(row: dict[str, Any]) -> dict[str, Any]:
+    what = f"group {row['name']}"
+    [size] = _integers([row["size"]], f"the size of {what}")
+    kept = _integers(row["kept"], f"what {what} keeps")
+    members = [[str(weight), *_integers([dim], f"the members of {what}")] for weight, dim in row["members"]]
+    if not members:
+        raise ValueError(f"the members of {what}")
+    return dict(row) | {"size": size, "kept": kept, "members": members}
+
+
+def _integers(values: Any, what: str) -> list[int]:
+    if not isinstance(values, list) or any(type(value) is not int for value in values):
+        raise ValueError(what)
+    return values
 
 
 def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
@@ -151,8 +173,8 @@ def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
         for member in group.members:
             by_member.setdefault((member.weight, member.dim), []).append(group)
     for row in plan.groups:
-        members = [(str(w), int(d)) for w, d in row["members"]]
-        kept, n = np.asarray(row["kept"], np.intp), int(row["size"])
+        members = [(weight, dim) for weight, dim in row["members"]]
+        kept, n = np.asarray(row["kept"], np.intp), row["size"]
         if kept.size == 0 or kept.min() < 0 or kept.max() >= n:
             raise InputError(f"plan: group {row['name']} keeps channels outside 0..{n - 1}")
         mask = np.zeros(n, np.bool_)

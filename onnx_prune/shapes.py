@@ -163,7 +163,27 @@ def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
             model.graph.initializer.append(tensor)
     for value in source.graph.output:
         model.graph.output.append(onnx.ValueInfoProto(name=value.name))
+    model.graph.value_info.extend(_declared(graph, inputs))
     return model
+
+
+def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfoProto]:
+    """What the model declares of results that inference knows nothing of: custom operators'."""
+    sizes = {
+        dim.dim_param: n
+        for value in graph.inputs
+        for dim, n in zip(value.type.tensor_type.shape.dim, inputs[value.name], strict=True)
+        if dim.dim_param
+    }
+    foreign = {name for node in graph.nodes if node.domain for name in node.outputs}
+    for value in graph.model.graph.value_info if foreign else ():
+        if value.name in foreign:
+            fixed = onnx.ValueInfoProto()
+            fixed.CopyFrom(value)
+            for dim in fixed.type.tensor_type.shape.dim:
+                if dim.dim_param in sizes:
+                    dim.dim_value = sizes[dim.dim_param]
+            yield fixed
 
 
 def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:

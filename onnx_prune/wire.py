@@ -133,6 +133,38 @@ def rewrite(message: memoryview, change: Change) -> list[Piece] | None:
     return _rewrite(message, _MODEL, change)
 
 
+def without_initializers(message: memoryview) -> tuple[bytes, list[tuple[int, int]]]:
+    """A serialized ModelProto without its main graph's initializers, and where each of these stands.
+
+    Raises:
+        ValueError: The bytes are not a message.
+
+    Example:
+        >>> model = ModelProto(graph=GraphProto(name="g", initializer=[TensorProto(name="w")]))
+        >>> rest, [(start, end)] = without_initializers(memoryview(model.SerializeToString()))
+        >>> ModelProto.FromString(rest) == ModelProto(graph=GraphProto(name="g"))
+        True
+        >>> TensorProto.FromString(model.SerializeToString()[start:end]).name
+        'w'
+    """
+    graph_number = ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+    tensor_number = GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+    pieces: list[Piece] = []
+    found: list[tuple[int, int]] = []
+    for number, start, body, end in fields(message):
+        if number != graph_number:
+            pieces.append(message[start:end])
+            continue
+        graph: list[Piece] = []
+        for inner, tag, value, stop in fields(message[body:end]):
+            if inner == tensor_number:
+                found.append((body + value, body + stop))
+            else:
+                graph.append(message[body + tag : body + stop])
+        pieces += block(graph_number, graph)
+    return b"".join(piece for piece in pieces if not isinstance(piece, Late)), found
+
+
 def size(pieces: list[Piece]) -> int:
     """Bytes in a list of pieces.
 

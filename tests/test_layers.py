@@ -68,7 +68,8 @@ def inside(path: Path) -> Iterator[str]:
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "onnx_prune":
-            yield parts[1] if len(parts) > 1 and parts[1] in LEVEL else "__init__"
+            own = len(parts) > 1 and ((ROOT / parts[1]).is_dir() or (ROOT / f"{parts[1]}.py").exists())
+            yield parts[1] if own else "__init__"
 
 
 PATHS = [pytest.param(module, path, id=str(path.relative_to(ROOT))) for module, path in modules()]
