@@ -172,7 +172,7 @@ def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfo
     sizes = {
         dim.dim_param: n
         for value in graph.inputs
-        for dim, n in zip(value.type.tensor_type.shape.dim, inputs[value.name], strict=True)
+        for dim, n in zip(_element(value.type).shape.dim, inputs[value.name], strict=True)
         if dim.dim_param
     }
     foreign = {name for node in graph.nodes if node.domain for name in node.outputs}
