@@ -17,7 +17,7 @@ from onnx_prune.axis import atoms
 from onnx_prune.fold import SMALL, is_random
 from onnx_prune.graph import Graph, Node
 from onnx_prune.relation import Dims, Relation
-from onnx_prune.runtime import Session
+from onnx_prune.runtime import RunError, Session
 from onnx_prune.unify import Solver
 
 Relate = Callable[[Node], Relation | None]
@@ -44,7 +44,11 @@ def freeze(graph: Graph, folded: Mapping[str, NDArray[Any]], relate: Relate) -> 
         if any(user not in derived for user, _ in graph.uses.get(name, ()))
     }
     stuck = sorted(border & _stuck(graph, derived, relate))
-    for name, value in _run(graph, derived, stuck, folded).items() if stuck else ():
+    try:
+        computed = _run(graph, derived, stuck, folded) if stuck else {}
+    except RunError:  # a kernel is missing: analysed like any other nodes, they hold what they must
+        computed = {}
+    for name, value in computed.items():
         if value.size > SMALL and value.dtype.kind != "i":
             graph.freeze(name, value)
     upstream: set[int] = set()

@@ -10,33 +10,87 @@ from onnx_prune.axis import Atom, atoms
 from onnx_prune.coupling import Coupling
 from onnx_prune.graph import Graph, Node
 from onnx_prune.kept import size_kept
+from onnx_prune.relation import Op
+from onnx_prune.rules.linear import einsum
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 
-def _conv(ins: list[Shape], outs: list[Shape]) -> int:
-    return product(outs[0]) * product(ins[1][1:])
+def _conv(op: Op) -> int:
+    return product(op.out()) * product(op.shape(1)[1:])
 
 
-def _conv_transpose(ins: list[Shape], outs: list[Shape]) -> int:
-    return product(ins[0]) * product(ins[1][1:])
+def _conv_transpose(op: Op) -> int:
+    return product(op.shape()) * product(op.shape(1)[1:])
 
 
-def _matmul(ins: list[Shape], outs: list[Shape]) -> int:
-    return product(outs[0]) * ins[0][-1]
+def _matmul(op: Op) -> int:
+    return product(op.out()) * op.shape()[-1]
 
 
-def _gemm(ins: list[Shape], outs: list[Shape]) -> int:
-    inner = product(ins[0]) // max(outs[0][0], 1)
-    return product(outs[0]) * inner
+def _fused_matmul(op: Op) -> int:
+    left = op.shape()
+    rows = left[0] if op.integer("transBatchA") else left[-2:][0]
+    return product(op.out()) * (rows if op.integer("transA") and len(left) > 1 else left[-1])
 
 
-MACS: dict[str, Callable[[list[Shape], list[Shape]], int]] = {
+def _gemm(op: Op) -> int:
+    inner = product(op.shape()) // max(op.out()[0], 1)
+    return product(op.out()) * inner
+
+
+def _einsum(op: Op) -> int:
+    """All letters, for the sum runs over those that the result has not."""
+    operands = einsum(op).operands
+    letters = {atom for dims in operands for axis in dims or () for atom in atoms(axis)}
+    return product(atom.size for atom in letters) if len(operands) > 1 else 0
+
+
+def _products(op: Op, query: int, keys: int, past: int) -> int:
+    """Queries times keys, and their softmax times values, with the positions of the past."""
+    keys += op.shape(past)[-2] if op.has(past) else 0
+    return (query + product(op.out())) * keys
+
+
+def _attention(op: Op) -> int:
+    return _products(op, product(op.shape()), op.shape(1)[-2], 4)
+
+
+def _fused_attention(op: Op) -> int:
+    """With the projections; queries are as wide as keys, values as the result."""
+    batch, positions, _ = op.shape()
+    width = op.shape(1)[-1]
+    query = batch * positions * (width - op.out()[-1]) // 2
+    return product(op.shape()) * width + _products(op, query, positions, 4)
+
+
+def _multi_head_attention(op: Op) -> int:
+    query = op.shape()
+    key = op.shape(1) if op.has(1) else query
+    return _products(op, product(query) // (3 if len(query) == 5 else 1), key[2 if len(key) == 4 else 1], 6)
+
+
+def _group_query_attention(op: Op) -> int:
+    return _products(op, product(op.out()), op.shape()[1], 3)
+
+
+MACS: dict[str, Callable[[Op], int]] = {
+    "Attention": _attention,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "MatMul": _matmul,
+    "Einsum": _einsum,
     "Gemm": _gemm,
+    "MatMul": _matmul,
+    "com.microsoft.Attention": _fused_attention,
+    "com.microsoft.FusedConv": _conv,
+    "com.microsoft.FusedGemm": _gemm,
+    "com.microsoft.FusedMatMul": _fused_matmul,
+    "com.microsoft.GroupQueryAttention": _group_query_attention,
+    "com.microsoft.MultiHeadAttention": _multi_head_attention,
+    "com.microsoft.NhwcConv": _conv,
+    "com.microsoft.NhwcFusedConv": _conv,
+    "com.microsoft.TransposeMatMul": _fused_matmul,
 }
 
 
@@ -46,7 +100,10 @@ def macs(node: Node, shapes: Shapes) -> int:
     names = [name for name in (*node.inputs, *node.outputs) if name]
     if count is None or any(name not in shapes for name in names):
         return 0
-    return count([shapes[n] for n in node.inputs if n], [shapes[n] for n in node.outputs if n])
+    ins, outs = (
+        tuple(shapes[name] if name else None for name in side) for side in (node.inputs, node.outputs)
+    )
+    return count(Op(node.proto.op_type, ins, outs, node.attrs))
 
 
 def total_macs(graph: Graph, shapes: Shapes) -> int:

@@ -8,6 +8,7 @@ is left are groups: an atom and all the dimensions of weights that it stands on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod as product
@@ -185,7 +186,7 @@ class _Analysis:
             resolved,
             groups,
             held,
-            self._heads(resolved),
+            self._heads(relations),
             self.copies,
             zeros.codes,
             frozenset(
@@ -376,7 +377,7 @@ class _Analysis:
             return tuple(None if v is None else tuple(map(resolve, v)) for v in values)
 
         restate = tuple(
-            type(r)(r.target, r.form, tuple(None if a is None else resolve(a) for a in r.axes))
+            replace(r, axes=tuple(None if a is None else resolve(a) for a in r.axes))
             for r in relation.restate
         )
         solved = replace(
@@ -407,8 +408,11 @@ class _Analysis:
             ]
             results = {a for dims in bound.relation.results for axis in dims or () for a in atoms(axis)}
             shared = {a for a in set().union(*moving) if sum(a in own for own in moving) > 1}
+            # or the projections are in the node: one weight has queries and keys on one axis
+            for axis in (axis for dims in bound.relation.operands for axis in dims or ()):
+                shared |= {a for a, n in Counter(atoms(axis)).items() if n > 1}
             if shared - results:
-                heads |= shared & results
+                heads |= {leaf for a in shared & results for leaf in atoms(self.solver.resolve(a))}
         return frozenset(heads)
 
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:

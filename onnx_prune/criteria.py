@@ -144,7 +144,7 @@ def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
     array([10.,  4.])
     """
     outer, n = int(np.prod(weight.shape[:dim])), weight.shape[dim]
-    blocks = weight.reshape(outer, n, -1)
+    blocks = weight.reshape(outer, n, int(np.prod(weight.shape[dim + 1 :])))
     total = np.zeros(n)
     for row in blocks:
         step = max(1, _CHUNK // max(row.shape[1], 1))

@@ -97,6 +97,8 @@ class Folded:
                 return False  # a weight, however small and integer its stored form is
             if not small_integers(shape, shapes.types[name]) and product(shape) > SMALL:
                 return False
+            if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
+                return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers
         return True
 
     @cached_property

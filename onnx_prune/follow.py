@@ -70,7 +70,11 @@ class Follower:
 
     def _attribute(self, bound: Bound, restate: Restate, name: str) -> None:
         value = bound.node.attrs.get(name)
-        if value is None:
+        new: Array | None
+        if restate.form == "implied":
+            cut = any(a in self.plan for axis in restate.axes if axis is not None for a in atoms(axis))
+            new = np.array(restate.value) if cut else None
+        elif value is None:
             new = self._implied(bound, restate)
         else:
             new = restated(np.asarray(value, np.int64), restate.form, restate.axes, self.plan)

@@ -238,11 +238,10 @@ class _Prover:
     def _inputs(self, shapes: Shapes, seed: int) -> Iterator[dict[str, Array]]:
         inputs = self.coupling.graph.inputs
         for scale in _SCALES:
-            yield _scaled(random_feeds(inputs, shapes.inputs, seed), scale)
+            yield random_feeds(inputs, shapes.inputs, seed, scale)
         yield random_feeds(inputs, shapes.inputs, seed + _SEEDS)
         for fill in (0, 1):  # where 0 or 1 at random makes no sense, all of one kind may
-            feeds = random_feeds(inputs, shapes.inputs, seed)
-            yield {k: v if v.dtype.kind in "fOV" else np.full_like(v, fill) for k, v in feeds.items()}
+            yield random_feeds(inputs, shapes.inputs, seed, fill=fill)
 
     def _kept(self, answer: Sequence[Array]) -> list[Array]:
         """What the masked original says at the positions that stay."""
@@ -286,10 +285,6 @@ class _Prover:
             f"IR {model.ir_version}, opset {opsets}, made by {model.producer_name or 'an unknown exporter'} "
             f"{model.producer_version}; {versions}"
         )
-
-
-def _scaled(feeds: Mapping[str, Array], scale: float) -> dict[str, Array]:
-    return {k: (v * scale).astype(v.dtype) if v.dtype.kind in "fV" else v for k, v in feeds.items()}
 
 
 def _version(package: str) -> str:

@@ -44,13 +44,16 @@ class Restate:
             "shape": the same as Reshape reads it, where 0 and -1 stay;
             "positions": entry j is a position on `axes[j]`, and becomes the number of kept
             channels before it; "indices": every entry is a position on `axes[0]` that stays, and
-            becomes its rank among the kept.
+            becomes its rank among the kept; "implied": an attribute left out, which meant `value`,
+            and has to say so once any of `axes` is cut.
         axes: one axis an entry; None leaves the entry alone.
+        value: what an attribute that is left out meant before the cut.
     """
 
     target: int | str
-    form: Literal["sizes", "shape", "positions", "indices"]
+    form: Literal["sizes", "shape", "positions", "indices", "implied"]
     axes: tuple[Axis | None, ...]
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ class Relation:
             carries the channel and is zero there, or is left out.  No clause (`CARRIED`): every
             operand that carries the channel is zero there.  An empty clause (`NEVER`) can't be
             met: f(0) is not 0.
-        divisors: operands for which `zero` is void where they are themselves zero (0 / 0).
+        divisors: operands that must not be zero: where they are, a result is infinite or undefined
+            (0 / 0, log 0), and so is all that is multiplied with it.
         zeroed: operands that the node needs zero where they are masked, though the channels pass
             through: a range that includes zero is taken over them, or a recurrence sums over them.
         reads: the operands that stand for numbers in integers.
@@ -327,8 +331,10 @@ def pattern(
     *,
     zero: Zero = CARRIED,
     why: str = WHOLE,
+    whys: Mapping[str, str] | None = None,
     restate: Mapping[int | str, str] | None = None,
     zeroed: tuple[int, ...] = (),
+    implied: Mapping[str, tuple[str, float]] | None = None,
     **sizes: int,
 ) -> Relation:
     """The relation that `text` says for the shapes of `op`.
@@ -338,8 +344,10 @@ def pattern(
         text: operands and results, see the module's first lines.
         zero: see `Relation`.
         why: the reason for letters marked with `*`.
-        restate: operands or attributes that hold the size of a letter, `{"group": "g"}`.
+        whys: the reasons for single letters, where `why` is not the right one.
+        restate: operands or attributes that hold sizes, an axis each: `{"group": "g"}`.
         zeroed: see `Relation`.
+        implied: attributes left out whose default depends on an axis, with that default.
         **sizes: sizes of letters that shapes alone do not give.
 
     Raises:
@@ -373,7 +381,7 @@ def pattern(
     used = [letter for rows in sides for row in rows if row for tree in row for letter in _letters(tree)]
     marks = {(letter.mark, letter.name) for letter in used}
     made = {
-        name: Atom(n, name, why if ("*", name) in marks else None, why if ("~", name) in marks else None)
+        name: Atom(n, name, *((whys or {}).get(name, why) if (m, name) in marks else None for m in "*~"))
         for name, n in known.items()
     }
 
@@ -395,9 +403,14 @@ def pattern(
         )
         for rows, shapes in zip(sides, (op.ins, op.outs), strict=True)
     )
+    said = {target: tuple(map(build, _parse_tensor(axes))) for target, axes in (restate or {}).items()}
     followers = tuple(
-        Restate(target, "sizes", (made[letter],))
-        for target, letter in (restate or {}).items()
-        if made[letter].size > 1  # a lone group cannot be cut, and its attribute may be left out
+        Restate(target, "sizes", axes)
+        for target, axes in said.items()
+        if any(size(axis) > 1 for axis in axes)  # a lone group cannot be cut, its attribute may be left out
+    )
+    followers += tuple(
+        Restate(target, "implied", tuple(map(build, _parse_tensor(axes))), value)
+        for target, (axes, value) in (implied or {}).items()
     )
     return Relation(operands, results, followers, zero, zeroed=zeroed, why=why)

@@ -13,7 +13,7 @@ from onnx_prune.axis import Atom, Axis, Mask, keep
 
 def restated(
     value: NDArray[Any],
-    form: Literal["sizes", "shape", "positions", "indices"],
+    form: Literal["sizes", "shape", "positions", "indices", "implied"],
     axes: Sequence[Axis | None],
     plan: Mapping[Atom, Mask],
 ) -> NDArray[Any]:

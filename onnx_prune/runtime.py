@@ -151,26 +151,35 @@ def random_feeds(
     shapes: Mapping[str, tuple[int, ...]],
     seed: int = 0,
     scale: float = 1.0,
-) -> dict[str, Array]:
+    fill: int | None = None,
+) -> dict[str, Any]:
     """Random values for the graph's inputs: normal floats, and 0 or 1 for integers and booleans.
 
-    Zero and one are valid indices, token types and masks nearly everywhere.
+    Zero and one are valid indices, token types and masks nearly everywhere.  A sequence is a list of
+    one tensor, an optional is there.
 
     Args:
         inputs: the graph's inputs.
-        shapes: the shape of each.
+        shapes: the shape of each, of its elements where it is a sequence.
         seed: of the random generator.
         scale: standard deviation of the floats; some detectors find nothing in plain noise.
+        fill: one value for all integers and booleans instead.
     """
     rng = np.random.default_rng(seed)
-    feeds: dict[str, Array] = {}
-    for value in inputs:
-        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        shape = shapes[value.name]
-        if kind == np.dtype(object):
-            feeds[value.name] = np.full(shape, "a", object)
-        elif np.issubdtype(kind, np.integer) or kind == np.bool_:
-            feeds[value.name] = rng.integers(0, 2, shape).astype(kind)
-        else:
-            feeds[value.name] = (scale * rng.standard_normal(shape)).astype(kind)
-    return feeds
+
+    def draw(kind: onnx.TypeProto, shape: tuple[int, ...]) -> Any:
+        if kind.HasField("optional_type"):
+            return draw(kind.optional_type.elem_type, shape)
+        if kind.HasField("sequence_type"):
+            return [draw(kind.sequence_type.elem_type, shape)]
+        if not kind.HasField("tensor_type"):
+            raise RunError("an input is no tensor, sequence or optional: no random value is made for it")
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)
+        if dtype == np.dtype(object):
+            return np.full(shape, "a", object)
+        if np.issubdtype(dtype, np.integer) or dtype == np.bool_:
+            whole = rng.integers(0, 2, shape) if fill is None else np.full(shape, fill)
+            return np.asarray(whole, dtype)
+        return np.asarray(scale * rng.standard_normal(shape), dtype)  # a scalar, too, has to be an array
+
+    return {value.name: draw(value.type, shapes[value.name]) for value in inputs}

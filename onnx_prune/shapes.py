@@ -30,7 +30,7 @@ class Shapes:
     """Shapes of all tensors at one assignment.
 
     Attributes:
-        inputs: shapes given to the graph's inputs.
+        inputs: shapes given to the graph's inputs, to the elements of those that are sequences.
         known: shape of every tensor that is known.
         types: element type (TensorProto.DataType) of every tensor that is known.
     """
@@ -103,7 +103,7 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
     layout: dict[str, list[int | str]] = {}
     for value in graph.inputs:
         row: list[int | str] = []
-        for j, dim in enumerate(value.type.tensor_type.shape.dim):
+        for j, dim in enumerate(_element(value.type).shape.dim):
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 row.append(dim.dim_value)
                 continue
@@ -127,6 +127,16 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
         yield {name: tuple(map(prime, row)) for name, row in layout.items()}
 
 
+def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
+    """The tensors of a sequence or optional, or the tensor itself."""
+    while not kind.HasField("tensor_type"):
+        inner = kind.optional_type if kind.HasField("optional_type") else kind.sequence_type
+        if not inner.HasField("elem_type"):  # a map, or no type at all
+            break
+        kind = inner.elem_type
+    return kind.tensor_type
+
+
 def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
     """The model without its large weights (their shapes stay, as inputs) and with fixed inputs."""
     source = graph.model
@@ -136,6 +146,9 @@ def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
     model.graph.name = source.graph.name
     model.graph.node.extend(source.graph.node)
     for value in graph.inputs:
+        if not value.type.HasField("tensor_type"):
+            model.graph.input.append(value)
+            continue
         kind = value.type.tensor_type.elem_type
         fixed = onnx.helper.make_tensor_value_info(value.name, kind, inputs[value.name])
         model.graph.input.append(fixed)
@@ -159,7 +172,7 @@ def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfo
     sizes = {
         dim.dim_param: n
         for value in graph.inputs
-        for dim, n in zip(value.type.tensor_type.shape.dim, inputs[value.name], strict=True)
+        for dim, n in zip(_element(value.type).shape.dim, inputs[value.name], strict=True)
         if dim.dim_param
     }
     foreign = {name for node in graph.nodes if node.domain for name in node.outputs}
@@ -175,7 +188,8 @@ def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfo
 
 def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
     """What onnx's own inference finds without running anything."""
-    shapes = Shapes(inputs, dict(inputs))
+    tensors = [value.name for value in graph.inputs if value.type.HasField("tensor_type")]
+    shapes = Shapes(inputs, {name: inputs[name] for name in tensors})
     for name, tensor in graph.weights.items():
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
@@ -236,13 +250,12 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
     """As far as the graph runs, which a search over its nodes finds out."""
     index = {name: node.index for node in graph.nodes for name in node.outputs}
     good, bad = 0, len(graph.nodes)
-    feeds = random_feeds(graph.inputs, shapes.inputs)
     while bad - good > 1:
         middle = (good + bad) // 2
         wanted = [name for name in missing if index[name] < middle]
         try:
             session = Session(_probing(graph, shapes, wanted, middle), graph.folder)
-            values = session.run(feeds, _outputs(wanted))
+            values = session.run(random_feeds(graph.inputs, shapes.inputs), _outputs(wanted))
         except RunError:
             bad = middle
             continue

@@ -41,6 +41,7 @@ class Zeros:
     ) -> None:
         self._graph, self._types, self._values, self._key = graph, types, values, key
         self._flags: dict[str, tuple[bool, ...]] = {}
+        self._wild: dict[str, tuple[bool, ...]] = {}
         self._points: dict[str, Hashable] = {}
         self.codes = self._codes(asked)
 
@@ -97,6 +98,7 @@ class Zeros:
 
     def propagate(self, node: Node, relation: Relation, carriers: Carriers) -> None:
         """Learn about the results of a node; its `zeroed` operands are masked where it reads them."""
+        wild = self._divided(node, relation, carriers)
         written = {code.at: point(node, code, self._values) for code in relation.writes}
         for j, (name, dims) in enumerate(zip(node.outputs, relation.results, strict=True)):
             if not name:
@@ -107,9 +109,22 @@ class Zeros:
             self._points[name] = written.get(j, points.pop() if len(points) == 1 else None)
             if dims is not None:
                 self._flags[name] = tuple(
-                    all(_is_zero(node, relation, a, carriers.get(a, {})) for a in atoms(axis))
+                    all(
+                        a not in wild and _is_zero(node, relation, a, carriers.get(a, {}))
+                        for a in atoms(axis)
+                    )
                     for axis in dims
                 )
+                self._wild[name] = tuple(any(a in wild for a in atoms(axis)) for axis in dims)
+
+    def _divided(self, node: Node, relation: Relation, carriers: Carriers) -> set[Atom]:
+        """Atoms whose masked channels were divided by zero, here or before: zero times that is not zero."""
+        wild = {a for a, found in carriers.items() if any(found.get(k) for k in relation.divisors)}
+        for k, dims in enumerate(relation.operands):
+            if dims is not None:
+                flags = self._wild.get(self._key(node, k), (False,) * len(dims))
+                wild |= {a for axis, flag in zip(dims, flags, strict=True) if flag for a in atoms(axis)}
+        return {a for a in wild if a.size > 1 and not a.held}
 
 
 def _is_zero(node: Node, relation: Relation, atom: Atom, carriers: dict[int, bool]) -> bool:
@@ -117,8 +132,6 @@ def _is_zero(node: Node, relation: Relation, atom: Atom, carriers: dict[int, boo
     if atom.held or atom.size == 1:
         return True  # never masked
     carriers = {k: zero or k in relation.zeroed for k, zero in carriers.items()}
-    if any(carriers.get(k) for k in relation.divisors):
-        return False
     if not relation.zero:
         return bool(carriers) and all(carriers.values())
     return all(

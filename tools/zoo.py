@@ -58,11 +58,11 @@ def feeds_of(name: str, zoo: Path | None) -> list[dict[str, Any]]:
 
 def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
     """Couple, choose, cut and prove one model."""
-    from onnx_prune import choose, criteria, files, settings
+    from attempt import attempt
+
+    from onnx_prune import files
     from onnx_prune.coupling import couple
-    from onnx_prune.cut import cut
     from onnx_prune.errors import ProofFailed
-    from onnx_prune.follow import CannotRestate
     from onnx_prune.graph import Graph
     from onnx_prune.prove import NotProved, prove
 
@@ -75,20 +75,7 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
         graph = Graph(files.load(path), path.parent)
     coupling = couple(graph)
     row = Row(name, "proved", len(graph.nodes), len(coupling.groups))
-    asked = settings.Budget(ratio=ratio, round_to=round_to)
-    barred: set[Any] = set()
-    while True:
-        groups = choose.candidates(coupling, asked, barred)
-        scores = {group.atom: criteria.l1(coupling, group) for group in groups}
-        plan = choose.choose(coupling, scores, asked, groups).plan
-        try:
-            draft = cut(coupling, plan) if plan else None
-            break
-        except CannotRestate as refusal:
-            row.note = str(refusal)
-            if not refusal.atoms - barred:
-                raise
-            barred |= refusal.atoms
+    plan, draft, row.note = attempt(coupling, ratio, round_to)
     row.cut = len(plan)
     if draft is None:
         reasons = Counter(held.why for held in coupling.held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
@@ -68,8 +69,8 @@ def unary(op: Op) -> Relation:
 
 
 @rule(
-    *("Acos", "Acosh", "Bernoulli", "BitwiseNot", "Cos", "Cosh", "Exp", "Log", "Not"),
-    *("RandomNormalLike", "RandomUniformLike", "Reciprocal", "Sigmoid", "Softplus"),
+    *("Acos", "Bernoulli", "BitwiseNot", "Cos", "Cosh", "Exp", "Not"),
+    *("RandomNormalLike", "RandomUniformLike", "Sigmoid", "Softplus"),
 )
 def unary_without_zero(op: Op) -> Relation:
     """a... -> a...
@@ -78,6 +79,16 @@ def unary_without_zero(op: Op) -> Relation:
     a0 a1 -> a0 a1
     """
     return pattern(op, "a... -> a...", zero=NEVER)
+
+
+@rule("Acosh", "Log", "Reciprocal")
+def unary_undefined_at_zero(op: Op) -> Relation:
+    """a... -> a...
+
+    >>> print(unary_undefined_at_zero(Op("Log", ((2, 3),), ((2, 3),))))
+    a0 a1 -> a0 a1
+    """
+    return replace(pattern(op, "a... -> a...", zero=NEVER), divisors=(0,))
 
 
 def _within_bounds(op: Op) -> bool:
@@ -199,7 +210,7 @@ def power(op: Op) -> Relation:
     """
     exponent = op.values[1] if len(op.values) > 1 else None
     positive = exponent is not None and bool(np.all(exponent > 0))
-    return broadcast(op, ((0,),) if positive else NEVER, divisors=(1,))
+    return broadcast(op, ((0,),) if positive else NEVER, divisors=(1,) if positive else (0, 1))
 
 
 @rule("Where")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from onnx_prune.axis import Atom
 from onnx_prune.relation import (
@@ -109,7 +110,7 @@ def reduce_log(op: Op) -> Relation:
     >>> print(reduce_log(Op("ReduceLogSumExp", ((2, 3),), ((1, 1),))))
     *a *b -> 1 1
     """
-    return _reduction(op, _ranked, NEVER)
+    return replace(_reduction(op, _ranked, NEVER), divisors=(0,))
 
 
 @rule("ArgMax", "ArgMin")

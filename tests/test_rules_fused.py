@@ -1,0 +1,171 @@
+"""The rules of com.microsoft's fused operators and norms: cutting commutes with running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnx_prune.errors import Misfit
+from onnx_prune.relation import NEVER, Op, Shape
+from onnx_prune.rules import RULES, relate
+from tests.commute import Array, Case, check
+
+MICROSOFT = "com.microsoft"
+# Onnxruntime has these for GPUs alone: their rules are checked by shapes, not by running.
+NO_KERNEL = {"BiasAdd", "BiasDropout", "BiasSplitGelu", "GroupNorm", "NhwcConv"}
+NO_KERNEL |= {"NhwcFusedConv", "SkipGroupNorm"}
+# Rows are looked up by position, and a statistic is taken over the rest.
+ALL_MIXED = {"EmbedLayerNormalization"}
+
+
+def f(*shape: int) -> Array:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def index(high: int, *shape: int) -> Array:
+    return np.random.default_rng(high).integers(0, high, shape).astype(np.int32)
+
+
+def case(
+    op: str,
+    arrays: Sequence[Array | None],
+    cut: int,
+    attrs: Mapping[str, Any] | None = None,
+    outputs: int = 1,
+    domain: str = MICROSOFT,
+) -> Case:
+    return Case(op, arrays, attrs or {}, 17, outputs, cut=cut, domain=domain)
+
+
+X, W, B, Z = f(2, 6, 8, 8), f(9, 2, 3, 3), f(9), f(2, 9, 6, 6)
+PLAIN = f(9, 6, 3, 3)
+A, S = f(2, 3, 4), f(2, 5, 12)
+EMBED = index(99, 2, 5), index(2, 2, 5), f(99, 12), f(16, 12), f(2, 12), f(12), f(12)
+LEAKY = {"activation": "LeakyRelu", "activation_alpha": 0.1, "transB": 1}
+ACTIVATIONS: dict[str, dict[str, list[float]]] = {
+    "Relu": {},
+    "Tanh": {},
+    "Sigmoid": {},
+    "LeakyRelu": {"activation_params": [0.1]},
+    "Clip": {"activation_params": [0.0, 6.0]},
+    "HardSigmoid": {"activation_params": [0.2, 0.5]},
+}
+CASES = [
+    *(
+        case("FusedConv", (X, W, B), 4, {"group": 3, "activation": name} | activation)
+        for name, activation in ACTIVATIONS.items()
+    ),
+    case("FusedConv", (X, PLAIN, B, Z), 3, {"activation": "Relu"}),
+    case("FusedConv", (X, PLAIN), 3, {"activation": "Relu"}),
+    case("FusedMatMul", (f(2, 3, 4, 5), f(2, 3, 5, 6)), 5, {"alpha": 0.5}),
+    case("FusedMatMul", (f(2, 3, 5, 4), f(3, 5, 6)), 5, {"transA": 1}),
+    case("FusedMatMul", (f(2, 3, 4, 5), f(1, 6, 5)), 5, {"transB": 1}),
+    case("FusedMatMul", (f(5, 4), f(6, 5)), 3, {"transA": 1, "transB": 1}),
+    case("FusedMatMul", (f(4, 2, 3, 5), f(2, 3, 5, 6)), 5, {"transBatchA": 1}),
+    case("FusedMatMul", (f(2, 3, 4, 5), f(5, 2, 3, 6)), 5, {"transBatchB": 1}),
+    case(
+        "FusedMatMul",
+        (f(5, 2, 3, 4), f(6, 2, 3, 5)),
+        5,
+        {f"trans{x}": 1 for x in ("A", "B", "BatchA", "BatchB")},
+    ),
+    case("FusedMatMul", (f(5), f(5, 6)), 2),
+    case("FusedMatMul", (f(2, 4, 5), f(5)), 3),
+    case("TransposeMatMul", (f(2, 5, 4), f(2, 5, 6)), 4, {"transA": 1}),
+    case("FusedGemm", (f(4, 5), f(5, 6), f(6)), 3, {"activation": "Relu", "alpha": 0.5}),
+    case("FusedGemm", (f(4, 5), f(6, 5), f(4, 1)), 3, LEAKY),
+    case("FusedGemm", (f(5, 4), f(5, 6)), 3, {"activation": "Sigmoid", "transA": 1}),
+    case("Gelu", (A,), 3),
+    case("QuickGelu", (A,), 3, {"alpha": 1.5}),
+    case("BiasGelu", (A, f(4)), 3),
+    case("FastGelu", (A, f(4)), 3),
+    case("FastGelu", (A,), 3),
+    case("SkipLayerNormalization", (S, f(2, 5, 12), f(12), f(12), f(12)), 2),
+    case("SkipLayerNormalization", (S, f(5, 12), f(12)), 2),
+    case("SkipLayerNormalization", (S, f(1, 5, 12), f(12), f(12)), 2, outputs=4),
+    case("SkipSimplifiedLayerNormalization", (S, f(2, 5, 12), f(12), f(12)), 2, outputs=4),
+    case("SkipSimplifiedLayerNormalization", (S, f(2, 5, 12), f(12)), 2),
+    case("EmbedLayerNormalization", EMBED, 0, outputs=2),
+    case("EmbedLayerNormalization", (*EMBED, index(2, 2, 5)), 0, {"mask_index_type": 1}, outputs=3),
+    case("SimplifiedLayerNormalization", (S, f(12)), 2, {"axis": -1}, domain=""),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cutting_commutes_with_running(case: Case) -> None:
+    assert check(case) == case.cut
+
+
+BY_SHAPE: list[tuple[str, tuple[Shape | None, ...], tuple[Shape, ...], dict[str, int], str]] = [
+    ("BiasAdd", ((2, 5, 4), (4,), (2, 5, 4)), ((2, 5, 4),), {}, "n s c, c, n s c -> n s c"),
+    ("BiasDropout", ((2, 5, 4), (4,), (2, 5, 4)), ((2, 5, 4),), {}, "a b c, c, a b c -> a b c"),
+    ("BiasSplitGelu", ((2, 5, 8), (8,)), ((2, 5, 4),), {}, "n s (c + c), (c + c) -> n s c"),
+    (
+        "GroupNorm",
+        ((2, 6, 4, 4), (6,), (6,)),
+        ((2, 6, 4, 4),),
+        {"groups": 3, "channels_last": 0},
+        "n (g ~c) ~d0 ~d1, (g ~c), (g ~c) -> n (g ~c) ~d0 ~d1",
+    ),
+    (
+        "SkipGroupNorm",
+        ((2, 4, 4, 6), (6,), (6,), (2, 4, 4, 6), (6,)),
+        ((2, 4, 4, 6),),
+        {"groups": 3},
+        "n ~d0 ~d1 (g ~c), (g ~c), (g ~c), n ~d0 ~d1 (g ~c), (g ~c) -> n ~d0 ~d1 (g ~c)",
+    ),
+    (
+        "SkipGroupNorm",
+        ((2, 4, 4, 6), (6,), (6,), (2, 1, 1, 6)),
+        ((2, 4, 4, 6),),
+        {"groups": 3},
+        "n ~d0 ~d1 (g ~c), (g ~c), (g ~c), n 1 1 (g ~c) -> n ~d0 ~d1 (g ~c)",
+    ),
+    (
+        "NhwcFusedConv",
+        ((2, 8, 8, 6), (9, 6, 3, 3), None, (2, 6, 6, 9)),
+        ((2, 6, 6, 9),),
+        {},
+        "n *d0 *d1 i, o i *k0 *k1, _, n *e0 *e1 o -> n *e0 *e1 o",
+    ),
+    (
+        "NhwcConv",
+        ((2, 8, 8, 6), (9, 2, 3, 3), (9,)),
+        ((2, 6, 6, 9),),
+        {"group": 3},
+        "n *d0 *d1 (g i), (g o) i *k0 *k1, (g o) -> n *e0 *e1 (g o)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("op", "ins", "outs", "attrs", "says"), BY_SHAPE)
+def test_what_has_no_kernel_for_a_cpu_by_its_shapes_alone(
+    op: str, ins: tuple[Shape, ...], outs: tuple[Shape, ...], attrs: dict[str, int], says: str
+) -> None:
+    relation = relate(Op(op, ins, outs, attrs), MICROSOFT)
+    assert str(relation) == says
+
+
+def test_every_rule_of_the_family_is_tested() -> None:
+    mine = {key for key, rule in RULES.items() if rule.__module__.endswith((".fused", ".norm_fused"))}
+    assert mine == {(case.domain, case.op) for case in CASES} | {(MICROSOFT, row[0]) for row in BY_SHAPE}
+    assert {case.op for case in CASES if not case.cut} == ALL_MIXED
+    assert {row[0] for row in BY_SHAPE} == NO_KERNEL
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "HardSwish", "Mystery"])
+def test_an_activation_decides_about_zero(name: str) -> None:
+    attrs = {"activation": name} | ACTIVATIONS.get(name, {})
+    relation = relate(Op("FusedConv", (X.shape, PLAIN.shape, B.shape), (Z.shape,), attrs), MICROSOFT)
+    assert relation is not None
+    assert (relation.zero == NEVER) == (name in ("Sigmoid", "HardSigmoid", "Mystery"))
+
+
+def test_matrices_that_do_not_fit_say_so() -> None:
+    with pytest.raises(Misfit, match="inner axes of sizes 3 and 4"):
+        relate(Op("FusedMatMul", ((2, 3), (4, 5)), ((2, 5),)), MICROSOFT)
+    with pytest.raises(Misfit, match="no batch"):
+        relate(Op("FusedMatMul", ((2, 3), (3, 5)), ((2, 5),), {"transBatchA": 1}), MICROSOFT)
