@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from math import prod as product
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Mask, Prod, atoms, count, keep, size
+from onnx_prune.axis import Atom, Axis, Cat, Mask, Prod, atoms, count, keep, size
 from onnx_prune.coupling import Coupling
 
 Array = NDArray[Any]
@@ -16,13 +18,45 @@ Plan = Mapping[Atom, Mask]
 Shape = tuple[int, ...]
 
 
-def masks(coupling: Coupling, key: str, plan: Plan) -> list[Mask | None]:
-    """For each dim of a tensor which positions stay, None where all do."""
+def masks(coupling: Coupling, key: str, plan: Plan, shape: Shape | None = None) -> list[Mask | None]:
+    """For each dim of a tensor which positions stay, None where all do.
+
+    Args:
+        coupling: the analysed model.
+        key: the tensor's name, or that of a private copy.
+        plan: which channels stay.
+        shape: the tensor's shape, where that may not be the analysed one.
+    """
+    free = {group.atom for group in coupling.groups} if shape is not None else set()
     found: list[Mask | None] = []
-    for axis in coupling.axes.get(key, ()):
-        mask = keep(axis, plan) if any(a in plan for a in atoms(axis)) else None
+    for j, axis in enumerate(coupling.axes.get(key, ())):
+        n = size(axis) if shape is None else shape[j]
+        mask = _mask(axis, n, plan, free) if any(a in plan for a in atoms(axis)) else None
         found.append(None if mask is None or mask.all() else mask)
     return found
+
+
+def _mask(axis: Axis, n: int, plan: Plan, free: set[Atom]) -> Mask:
+    """Which positions of an axis of size `n` stay; see `size_kept`."""
+    if n == size(axis):
+        return keep(axis, plan)
+    if isinstance(axis, Atom):
+        return np.ones(n, np.bool_)
+    varying = _varying(axis, free)
+    others = [size(part) for j, part in enumerate(axis.parts) if j != varying]
+    rest = n // product(others) if isinstance(axis, Prod) else n - sum(others)
+    parts = [
+        _mask(part, rest, plan, free) if j == varying else keep(part, plan)
+        for j, part in enumerate(axis.parts)
+    ]
+    if isinstance(axis, Prod):
+        return reduce(lambda outer, inner: np.logical_and.outer(outer, inner).ravel(), parts)
+    return np.concatenate(parts)
+
+
+def _varying(axis: Prod | Cat, free: set[Atom]) -> int:
+    """The part whose size changes from run to run: one that is held, at least in part."""
+    return next(j for j, part in enumerate(axis.parts) if any(a not in free for a in atoms(part)))
 
 
 def shapes_after(coupling: Coupling, plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -52,7 +86,7 @@ def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -
         return count(axis, counts)
     if isinstance(axis, Atom):
         return n
-    varying = next(j for j, part in enumerate(axis.parts) if any(a not in free for a in atoms(part)))
+    varying = _varying(axis, free)
     part = axis.parts[varying]
     others = [other for j, other in enumerate(axis.parts) if j != varying]
     if isinstance(axis, Prod):

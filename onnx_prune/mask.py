@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_prune.axis import Mask
+from onnx_prune.axis import Mask, Prod, keep, prod
 from onnx_prune.codes import coded, spread
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
@@ -107,7 +107,30 @@ class _Editor:
         blank = self._zero_point(before, bound, k, len(found))
         for dim, mask in enumerate(found):
             if mask is not None:
-                inputs[k] = self._where(before, inputs[k], mask, dim, len(found), node.inputs[k], blank)
+                tiled = self._tiled(before, inputs[k], bound, k, dim)
+                inputs[k] = self._where(
+                    before, inputs[k], mask, dim, len(found), node.inputs[k], blank, tiled
+                )
+
+    def _tiled(self, nodes: list[onnx.NodeProto], source: str, bound: Bound, k: int, dim: int) -> str:
+        """The mask of a dynamic axis, `(*batch heads)`: that of its static tail as often as it fits."""
+        coupling, name = self.coupling, bound.node.inputs[k]
+        sizes = [s.known[name][dim] for s in (coupling.shapes, coupling.probe) if s is not None]
+        axis = coupling.axes[coupling.key(bound.node, k)][dim]
+        if len(set(sizes)) == 1 or not isinstance(axis, Prod):
+            return ""
+        tail = keep(prod(*axis.parts[1:]), self.plan)
+        shape, length, times, mask, spread = (self.name() for _ in range(5))
+        rank = len(coupling.shapes.known[name])
+        nodes += [
+            helper.make_node("Shape", [source], [shape]),
+            helper.make_node("Gather", [shape, self.constant(np.array([dim]))], [length]),
+            helper.make_node("Div", [length, self.constant(np.array([tail.size]))], [times]),
+            helper.make_node("Tile", [self.constant(tail), times], [mask]),
+        ]
+        wide = self.constant(np.array([-1 if j == dim else 1 for j in range(rank)]))
+        nodes.append(helper.make_node("Reshape", [mask, wide], [spread]))
+        return spread
 
     def _zero_point(self, nodes: list[onnx.NodeProto], bound: Bound, k: int, rank: int) -> str:
         """What means zero in operand `k` to this node, where that is not 0."""
@@ -161,6 +184,7 @@ class _Editor:
         rank: int,
         like: str,
         blank: str = "",
+        tiled: str = "",
     ) -> str:
         """`source` with the removed channels of `dim` zeroed; `like` names a tensor of its type.
 
@@ -172,6 +196,7 @@ class _Editor:
             rank: number of dims.
             like: a tensor of the same type.
             blank: a tensor that means zero, "" for 0 itself.
+            tiled: the mask as a tensor made at run time, "" where it is a constant.
         """
         kind = self.coupling.shapes.types.get(like, onnx.TensorProto.FLOAT)
         dtype = helper.tensor_dtype_to_np_dtype(kind)
@@ -189,7 +214,8 @@ class _Editor:
                 for name in (source, blank)
             ]
             chosen = self.name() if narrow else target
-            nodes.append(helper.make_node("Where", [self.constant(mask.reshape(shape)), *pair], [chosen]))
+            selects = tiled or self.constant(mask.reshape(shape))
+            nodes.append(helper.make_node("Where", [selects, *pair], [chosen]))
             if narrow:
                 nodes.append(helper.make_node("Cast", [chosen], [target], to=kind))
         return target

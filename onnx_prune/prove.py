@@ -247,7 +247,7 @@ class _Prover:
         """What the masked original says at the positions that stay."""
         names = self.names
         return [
-            slicer(masks(self.coupling, n, self.plan))(np.asarray(v))
+            slicer(masks(self.coupling, n, self.plan, np.shape(v)))(np.asarray(v))
             for n, v in zip(names, answer, strict=True)
         ]
 

@@ -140,6 +140,6 @@ def draws(nodes: Sequence[Node], shapes: Shapes, seed: int = 0) -> dict[str, Arr
 def kept(drawn: dict[str, Array], coupling: Coupling, plan: Plan) -> dict[str, Array]:
     """What stays of the arrays that `draws` made, for the cut model."""
     return {
-        name: slicer(masks(coupling, name.removeprefix(_PREFIX), plan))(array)
+        name: slicer(masks(coupling, name.removeprefix(_PREFIX), plan, array.shape))(array)
         for name, array in drawn.items()
     }
