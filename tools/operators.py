@@ -33,7 +33,8 @@ def forms(name: str, newest: int) -> list[int]:
 
 
 def _span(versions: set[int], newest: int) -> range:
-    return range(max(OLDEST, min(versions)), newest + 1)
+    """Opsets that know the operator; none for what exporters put into ONNX's domain on their own."""
+    return range(max(OLDEST, min(versions)), newest + 1) if versions else range(0)
 
 
 def kind(rule: str) -> str:
