@@ -158,7 +158,7 @@ def couple(model: str | Path | onnx.ModelProto) -> Coupling:
     import onnx
 
     from onnx_prune import files
-    from onnx_prune.coupling import couple as analyse
+    from onnx_prune.analyse import couple as analyse
     from onnx_prune.graph import Graph
 
     if isinstance(model, onnx.ModelProto):

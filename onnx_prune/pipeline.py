@@ -15,10 +15,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import criteria, files, plan, tensors
+from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
 from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
-from onnx_prune.coupling import Coupling, Group, couple
+from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune

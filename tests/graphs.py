@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_prune import criteria, cut
+from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom, Mask
-from onnx_prune.coupling import Coupling, Group, couple
+from onnx_prune.coupling import Coupling, Group
 from onnx_prune.graph import Graph
 from onnx_prune.prove import prove
 

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_prune.coupling import SINGLE, Coupling
+from onnx_prune.analyse import SINGLE
+from onnx_prune.coupling import Coupling
 from tests import zoo
 from tests.graphs import Dims, analyse, build, group_of, groups_of, node, noise, why
 

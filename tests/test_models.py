@@ -14,9 +14,10 @@ import pytest
 from onnx.checker import check_model
 
 from onnx_prune import criteria, prune
+from onnx_prune.analyse import couple
 from onnx_prune.choose import candidates, choose
 from onnx_prune.cost import total_macs
-from onnx_prune.coupling import Coupling, couple
+from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
 from onnx_prune.files import load
 from onnx_prune.follow import CannotRestate

@@ -12,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_prune import choose, criteria, settings
+from onnx_prune.analyse import couple
 from onnx_prune.axis import atoms, cat
 from onnx_prune.compare import difference, varies
-from onnx_prune.coupling import Coupling, couple
+from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
 from onnx_prune.errors import ProofFailed
 from onnx_prune.graph import Graph

@@ -7,7 +7,8 @@ import pytest
 
 from onnx_prune.axis import Atom, atoms
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import NEVER, WHOLE, Op, Relation, Shape, hold, letters, mix, pattern, positive
+from onnx_prune.pattern import pattern
+from onnx_prune.relation import NEVER, WHOLE, Op, Relation, Shape, hold, letters, mix, positive
 
 
 def op(ins: str, outs: str = "", **rest: object) -> Op:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_prune.coupling import couple
+from onnx_prune.analyse import couple
 from onnx_prune.graph import Graph
 from onnx_prune.relation import NEVER, Op
 from onnx_prune.rules import relate

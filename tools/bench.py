@@ -123,7 +123,7 @@ def process(*command: str) -> tuple[float, float, float]:
 def coupling(path: Path) -> Row:
     """Seconds to couple one model: finding the shapes (`shapes_s`), and the rest (`solve_s`)."""
     from onnx_prune import files
-    from onnx_prune.coupling import couple
+    from onnx_prune.analyse import couple
     from onnx_prune.graph import Graph
     from onnx_prune.shapes import infer
 

@@ -130,7 +130,7 @@ def one(model: onnx.ModelProto, feeds: dict[str, Any] | None, ratio: float) -> t
     """Couple, choose, cut and prove one model: its status and a note."""
     from attempt import attempt
 
-    from onnx_prune.coupling import couple
+    from onnx_prune.analyse import couple
     from onnx_prune.errors import ProofFailed
     from onnx_prune.graph import Graph
     from onnx_prune.prove import NotProved, prove

@@ -61,7 +61,7 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
     from attempt import attempt
 
     from onnx_prune import files
-    from onnx_prune.coupling import couple
+    from onnx_prune.analyse import couple
     from onnx_prune.errors import ProofFailed
     from onnx_prune.graph import Graph
     from onnx_prune.prove import NotProved, prove

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_prune.relation import Op, Relation, pattern
+from onnx_prune.pattern import pattern
+from onnx_prune.relation import Op, Relation
 from onnx_prune.rules import rule
 
 SPACE = "space is not a channel axis"

@@ -10,7 +10,8 @@ from onnx import TensorProto
 
 from onnx_prune.axis import Atom
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import NEVER, Op, Relation, Shape, Zero, letters, pattern
+from onnx_prune.pattern import pattern
+from onnx_prune.relation import NEVER, Op, Relation, Shape, Zero, letters
 from onnx_prune.rules import rule
 
 # Types in which zero has no representation of its own: "0" is a string, e8m0 holds powers of two.

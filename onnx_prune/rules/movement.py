@@ -5,17 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from onnx_prune.axis import Atom, Axis, cat, prod
-from onnx_prune.relation import (
-    CARRIED,
-    NEVER,
-    Dims,
-    Op,
-    Relation,
-    Restate,
-    hold,
-    letters,
-    positive,
-)
+from onnx_prune.relation import CARRIED, NEVER, Dims, Op, Relation, Restate, hold, letters, positive
 from onnx_prune.rules import rule
 
 PADDING = "padding is not a channel"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnx_prune.axis import Atom
-from onnx_prune.relation import Op, Relation, Zero, letters, mix, pattern
+from onnx_prune.pattern import pattern
+from onnx_prune.relation import Op, Relation, Zero, letters, mix
 from onnx_prune.rules import rule
 from onnx_prune.rules.attention import wanted
 from onnx_prune.rules.elementwise import align
