@@ -17,11 +17,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_prune.axis import Atom, atoms, count
+from onnx_prune.axis import Atom, atoms, count, size
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, add_constant
 from onnx_prune.errors import PruneError
-from onnx_prune.kept import Plan, masks, shapes_after, slicer
+from onnx_prune.kept import Plan, masks, shapes_after, size_kept, slicer
 from onnx_prune.relation import Restate
 from onnx_prune.restate import restated
 
@@ -47,6 +47,7 @@ class Follower:
 
     def __init__(self, coupling: Coupling, plan: Plan, draft: Draft) -> None:
         self.coupling, self.plan, self.draft = coupling, plan, draft
+        self.free = {group.atom for group in coupling.groups}
         self.counts = {atom: int(mask.sum()) for atom, mask in plan.items()}
         assignments = [s.known for s in (coupling.shapes, coupling.probe) if s is not None]
         self.after = [shapes_after(coupling, plan, known) for known in assignments]
@@ -109,7 +110,7 @@ class Follower:
             raise CannotRestate(cut, f"{node.label} gets {name} at run time")
         else:
             return
-        wanted = [restated(value, restate.form, restate.axes, self.plan) for value in old]
+        wanted = [self._wanted(restate, value) for value in old]
         if restate.form == "shape":
             says: _Reshape | _Literal = _Reshape(bound, self.after)
             wanted = [np.array(shapes[node.outputs[0]], old[0].dtype) for shapes in self.after]
@@ -122,6 +123,16 @@ class Follower:
                 self._rewire(bound, k, candidate)
                 return
         self._patch(bound, restate, k, new, wanted)
+
+    def _wanted(self, restate: Restate, value: Array) -> Array:
+        """What an operand has to say; a size at another assignment is cut in its static factors."""
+        wanted = restated(value, restate.form, restate.axes, self.plan)
+        if restate.form == "sizes":
+            flat = wanted.reshape(-1)
+            for j, (axis, n) in enumerate(zip(restate.axes, value.ravel().tolist(), strict=True)):
+                if axis is not None and n != size(axis) and any(a in self.plan for a in atoms(axis)):
+                    flat[j] = size_kept(axis, n, self.counts, self.free)
+        return wanted
 
     def _patch(self, bound: Bound, restate: Restate, k: int, new: list[Array], wanted: list[Array]) -> None:
         """Write a dynamic operand anew, entry by entry.
