@@ -162,7 +162,7 @@ def save(
     target = Path(os.path.realpath(path))
     folder = None if source is None else Path(source)
     with replacing(Path(path)) as new:
-        before = _locations(target)
+        before = _old_data(target)
         writer = _Writer(model, content or {}, folder, new)
         pieces = writer.pieces(external=False)
         total = wire.size(pieces)
@@ -328,10 +328,16 @@ def _locations(file: Path) -> set[str]:
     return set()
 
 
-def _remove_old_data(target: Path, old: set[str], source: Path | None) -> None:
-    """Remove data files that the old target used: those named after it that no model is known to use."""
+def _old_data(target: Path) -> set[str]:
+    """Data files named after the target that it uses; it is looked through only if there are any."""
     ours = re.compile(re.escape(target.name) + r"(-[0-9a-f]{8})?\.data")
-    for name in filter(ours.fullmatch, old):
+    there = set(filter(ours.fullmatch, os.listdir(target.parent)))
+    return there & _locations(target) if there else set()
+
+
+def _remove_old_data(target: Path, old: set[str], source: Path | None) -> None:
+    """Remove the old target's data files that no other model is known to use."""
+    for name in old:
         file = target.parent / name
         inside = None if source is None else Path(os.path.realpath(source))
         if inside is not None and inside != target.parent and file.is_relative_to(inside):
