@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
@@ -78,7 +77,7 @@ def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
         if edit is None and (tensors.is_external(tensor) or len(tensor.raw_data) <= _SMALL):
             copy.CopyFrom(tensor)
             continue
-        _copy_fields(tensor, copy, skip=_DATA)
+        tensors.copy_fields(tensor, copy, skip=_DATA)
         copy.dims.extend(tensor.dims if edit is None else edit.dims)
         draft.content[tensor.name] = _later(graph, tensor.name, edit)
     for name in sorted(graph.frozen):
@@ -137,21 +136,9 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         copy.CopyFrom(model)
         del copy.graph.initializer[:]
         return copy
-    _copy_fields(model, copy, skip={"graph"})
-    _copy_fields(model.graph, copy.graph, skip={"initializer"})
+    tensors.copy_fields(model, copy, skip={"graph"})
+    tensors.copy_fields(model.graph, copy.graph, skip={"initializer"})
     return copy
-
-
-def _copy_fields(source: Message, target: Message, skip: set[str]) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name in skip:
-            continue
-        if descriptor.is_repeated:
-            getattr(target, descriptor.name).extend(value)
-        elif descriptor.message_type is not None:
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)
 
 
 def _set_constant(node: onnx.NodeProto, value: Array) -> None:

@@ -283,31 +283,18 @@ def _serialize(model: ModelProto) -> tuple[bytes, set[int]]:
     light = model
     if heavy:
         light = ModelProto()
-        _copy(model, light, "graph")
-        _copy(model.graph, light.graph, "initializer")
+        tensors.copy_fields(model, light, skip=("graph",))
+        tensors.copy_fields(model.graph, light.graph, skip=("initializer",))
         for index, tensor in enumerate(initializers):
             new = light.graph.initializer.add()
             if index in heavy:
-                _copy(tensor, new, "raw_data")
+                tensors.copy_fields(tensor, new, skip=("raw_data",))
             else:
                 new.CopyFrom(tensor)
     try:
         return light.SerializeToString(), heavy
     except EncodeError:
         raise InputError("over 2 GB are not raw data of initializers; make them so") from None
-
-
-def _copy(old: Message, new: Message, but: str) -> None:
-    """Copy all fields but one."""
-    for field, value in old.ListFields():
-        if field.name == but:
-            continue
-        if hasattr(value, "extend"):
-            getattr(new, field.name).extend(value)
-        elif hasattr(value, "CopyFrom"):
-            getattr(new, field.name).CopyFrom(value)
-        else:
-            setattr(new, field.name, value)
 
 
 def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:

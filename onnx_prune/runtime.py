@@ -106,12 +106,8 @@ class Session:
         if sum(len(t.raw_data) for t in large) < _INLINE:
             return model
         slim = onnx.ModelProto()
-        for field, value in model.ListFields():
-            if field.name != "graph":
-                _give(slim, field, value)
-        for field, value in model.graph.ListFields():
-            if field.name != "initializer":
-                _give(slim.graph, field, value)
+        tensors.copy_fields(model, slim, skip=("graph",))
+        tensors.copy_fields(model.graph, slim.graph, skip=("initializer",))
         names = {t.name for t in large}
         for tensor in model.graph.initializer:
             if tensor.name not in names:
@@ -128,15 +124,6 @@ class Session:
 def _plain(tensor: onnx.TensorProto) -> bool:
     """Whether numpy itself has the element type."""
     return tensors.dtype_of(tensor).kind in "biuf"
-
-
-def _give(target: Any, field: Any, value: Any) -> None:
-    if field.is_repeated:
-        getattr(target, field.name).extend(value)
-    elif field.message_type is not None:
-        getattr(target, field.name).CopyFrom(value)
-    else:
-        setattr(target, field.name, value)
 
 
 def _one_line(error: Exception) -> str:

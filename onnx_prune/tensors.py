@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, TensorProto, helper, numpy_helper
 
@@ -34,6 +35,26 @@ _PACKED_BITS = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "float4_e2m1fn": 4
 _PACKED_BITS |= {"float6_e2m3fn": 6, "float6_e3m2fn": 6}
 _MOST_BYTES = 2**62
 _LOSSLESS = "surrogateescape"  # strings need not be UTF-8
+
+
+def copy_fields(source: Message, target: Message, skip: Collection[str] = ()) -> None:
+    """Copy the fields that are set, but for some; fields unknown to onnx stay behind.
+
+    Example:
+        >>> copy = TensorProto()
+        >>> copy_fields(TensorProto(name="w", dims=[2], raw_data=b"1234"), copy, skip=("raw_data",))
+        >>> copy == TensorProto(name="w", dims=[2])
+        True
+    """
+    for field, value in source.ListFields():
+        if field.name in skip:
+            continue
+        if field.is_repeated:
+            getattr(target, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
 
 
 def is_external(tensor: TensorProto) -> bool:
