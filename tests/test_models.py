@@ -13,20 +13,18 @@ import onnx
 import pytest
 from onnx.checker import check_model
 
-from onnx_prune import criteria, prune
+from onnx_prune import prune
 from onnx_prune.analyse import couple
-from onnx_prune.choose import candidates, choose
 from onnx_prune.cost import total_macs
 from onnx_prune.coupling import Coupling
-from onnx_prune.cut import cut
 from onnx_prune.files import load
-from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
 from onnx_prune.kept import Plan, shapes_after
 from onnx_prune.prove import prove
 from onnx_prune.runtime import Session
 from onnx_prune.settings import Budget
 from tests import zoo
+from tools.attempt import attempt
 
 TRAINED = "fmnist_resnet20"
 NAMES = [*zoo.NAMES, TRAINED]
@@ -62,18 +60,8 @@ def model_of(name: str) -> onnx.ModelProto:
 def halved(name: str, **budget: int) -> tuple[Coupling, Plan, onnx.ModelProto | None]:
     """The analysed model, half of its channels, and what is left of it; None where nothing goes."""
     coupling = couple(Graph(model_of(name)))
-    asked = Budget(**budget)  # type: ignore[arg-type]
-    barred: set[object] = set()
-    while True:
-        groups = candidates(coupling, asked, barred)  # type: ignore[arg-type]
-        scores = {group.atom: criteria.l1(coupling, group) for group in groups}
-        plan = choose(coupling, scores, asked, groups).plan
-        try:
-            return coupling, plan, cut(coupling, plan).whole() if plan else None
-        except CannotRestate as refusal:
-            if not refusal.atoms - barred:
-                raise
-            barred |= refusal.atoms
+    plan, draft, _ = attempt(coupling, Budget(**budget))  # type: ignore[arg-type]
+    return coupling, plan, draft.whole() if draft else None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""Choosing and cutting as the pipeline does it, for the tools that prune many models."""
+"""Choosing and cutting as the pipeline does it, for tools and tests that prune many models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from onnx_prune.kept import Plan
 from onnx_prune.settings import Budget
 
 
-def attempt(coupling: Coupling, ratio: float, round_to: int) -> tuple[Plan, Draft | None, str]:
+def attempt(coupling: Coupling, budget: Budget) -> tuple[Plan, Draft | None, str]:
     """Choose and cut; what can't follow is held, and all is chosen again.
 
     Returns:
         The plan, the smaller model (None where the plan is empty), and the last hold's reason.
     """
-    budget = Budget(ratio=ratio, round_to=round_to)
     barred: set[Atom] = set()
     note = ""
     while True:

@@ -134,9 +134,10 @@ def one(model: onnx.ModelProto, feeds: dict[str, Any] | None, ratio: float) -> t
     from onnx_prune.errors import ProofFailed
     from onnx_prune.graph import Graph
     from onnx_prune.prove import NotProved, prove
+    from onnx_prune.settings import Budget
 
     coupling = couple(Graph(model))
-    plan, draft, _ = attempt(coupling, ratio, 1)
+    plan, draft, _ = attempt(coupling, Budget(ratio=ratio, round_to=1))
     if draft is None:
         return "nothing", ""
     try:

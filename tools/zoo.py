@@ -65,6 +65,7 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
     from onnx_prune.errors import ProofFailed
     from onnx_prune.graph import Graph
     from onnx_prune.prove import NotProved, prove
+    from onnx_prune.settings import Budget
 
     start = time.perf_counter()
     name = name_of(path)
@@ -75,7 +76,7 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
         graph = Graph(files.load(path), path.parent)
     coupling = couple(graph)
     row = Row(name, "proved", len(graph.nodes), len(coupling.groups))
-    plan, draft, row.note = attempt(coupling, ratio, round_to)
+    plan, draft, row.note = attempt(coupling, Budget(ratio=ratio, round_to=round_to))
     row.cut = len(plan)
     if draft is None:
         reasons = Counter(held.why for held in coupling.held)
