@@ -22,7 +22,7 @@ from onnx_prune.computed import freeze
 from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Role
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph, Node, copy_key, weight_of
 from onnx_prune.relation import Dims, Op, Relation
 from onnx_prune.roles import operands_with, roles_of
 from onnx_prune.rules import has_rule, relate
@@ -117,7 +117,7 @@ class _Analysis:
                 continue
             if name not in outputs and name not in fed and name not in self.graph.captured:
                 for node, k in uses:
-                    yield (node, k), f"{name}\0{node}.{k}"
+                    yield (node, k), copy_key(name, node, k)
 
     def _seed(self) -> None:
         """Hold what no rule may let go: the graph's own inputs and outputs, and shape arithmetic."""
@@ -139,7 +139,7 @@ class _Analysis:
     def _dims(self, key: str) -> Dims | None:
         """The axes of a tensor, made when first asked for; None if its shape is not known."""
         if key not in self.axes:
-            name = key.split("\0")[0]
+            name = weight_of(key)
             shape = self.shapes.known.get(name)
             if shape is None:
                 return None
@@ -315,7 +315,7 @@ class _Analysis:
         members: dict[Atom, list[Member]] = {}
         held: list[Held] = []
         for key, dims in self.axes.items():
-            name = key.split("\0")[0]
+            name = weight_of(key)
             if name not in self.graph.weights or (name == key and self._only_copies(name)):
                 continue
             for j, axis in enumerate(dims):

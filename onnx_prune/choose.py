@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx_prune.axis import Atom, Axis, Mask, Prod, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
 from onnx_prune.errors import InputError
+from onnx_prune.graph import weight_of
 from onnx_prune.settings import Budget
 from onnx_prune.words import plain
 
@@ -71,7 +72,7 @@ def _widths(coupling: Coupling) -> dict[Atom, set[int]]:
     """For each atom the sizes of the products on axes of weights that it is a factor of."""
     widths: dict[Atom, set[int]] = {}
     for name, dims in coupling.axes.items():
-        for axis in dims if name.split("\0")[0] in coupling.graph.weights else ():
+        for axis in dims if weight_of(name) in coupling.graph.weights else ():
             for part in axis.parts if isinstance(axis, Prod) else ():
                 if isinstance(part, Atom):
                     widths.setdefault(part, set()).add(size(axis))
@@ -230,7 +231,7 @@ def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget, least: M
     """
     axes: dict[Axis, None] = {}
     for name, dims in coupling.axes.items():
-        if name.split("\0")[0] in coupling.graph.weights:
+        if weight_of(name) in coupling.graph.weights:
             axes.update((axis, None) for axis in dims if any(a in counts for a in atoms(axis)))
     done: set[Atom] = set()
     for axis in sorted(axes, key=lambda axis: sum(a in counts for a in atoms(axis))):

@@ -10,6 +10,7 @@ import onnx
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, add_constant, rearrange, start
 from onnx_prune.follow import Follower
+from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan, masks, slicer
 
 
@@ -50,7 +51,7 @@ def copies_made(coupling: Coupling, plan: Plan) -> Copies:
     for user, key in coupling.copies.items():
         found = enumerate(masks(coupling, key, plan))
         cuts = tuple((dim, mask.tobytes()) for dim, mask in found if mask is not None)
-        shared.setdefault(key.split("\0")[0], {}).setdefault(cuts, []).append((user, key))
+        shared.setdefault(weight_of(key), {}).setdefault(cuts, []).append((user, key))
     leading: dict[str, str] = {}
     made: list[Copy] = []
     for name, versions in shared.items():

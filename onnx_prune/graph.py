@@ -146,6 +146,20 @@ class Graph:
         return tuple(self.weights[name].dims)
 
 
+def copy_key(name: str, node: int, k: int) -> str:
+    """The key of the private copy of a shared vector that operand `k` of a node reads.
+
+    >>> weight_of(copy_key("bias", 3, 2)), weight_of("bias")
+    ('bias', 'bias')
+    """
+    return f"{name}\0{node}.{k}"
+
+
+def weight_of(key: str) -> str:
+    """The name of the tensor that a key stands for: its own, or that of the vector it is a copy of."""
+    return key.split("\0")[0]
+
+
 def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
     """Attributes as Python values, a tensor as an array; a Constant's, which may be large, is not read."""
     found = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}

@@ -20,6 +20,7 @@ from onnx_prune.axis import Mask, Prod, keep, prod
 from onnx_prune.codes import coded, spread
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
+from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan, masks
 
 Array = NDArray[Any]
@@ -30,7 +31,7 @@ _SELECTED = {onnx.TensorProto.UINT8, onnx.TensorProto.INT32, onnx.TensorProto.IN
 def masked(coupling: Coupling, plan: Plan) -> Draft:
     """The original with everything that `plan` removes set to zero."""
     graph = coupling.graph
-    shared = {key.split("\0")[0] for key in coupling.copies.values()}
+    shared = {weight_of(key) for key in coupling.copies.values()}
 
     def change(name: str) -> Edit | None:
         found = masks(coupling, name, plan)
@@ -43,7 +44,7 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
     for (index, k), key in coupling.copies.items():
         found = masks(coupling, key, plan)
         if key not in coupling.unmasked and any(mask is not None for mask in found):
-            value = _zeroer(found, fill(coupling, key))(graph.array(key.split("\0")[0]))
+            value = _zeroer(found, fill(coupling, key))(graph.array(weight_of(key)))
             draft.model.graph.node[index].input[k] = editor.constant(value)
     for bound in coupling.bound:
         if any(atom in plan for atom in bound.mixed):
@@ -61,7 +62,7 @@ def fill(coupling: Coupling, key: str) -> Array:
     if found is None or found.code.bits or found.zero not in graph.weights:
         return np.zeros((), np.int8)
     zero = graph.array(found.zero)
-    return spread(zero, found.code, graph.dims(key.split("\0")[0])) if zero.size else zero.sum()
+    return spread(zero, found.code, graph.dims(weight_of(key))) if zero.size else zero.sum()
 
 
 def _zeroer(found: list[Mask | None], filling: Array) -> Callable[[Array], Array]:

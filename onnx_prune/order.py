@@ -16,7 +16,7 @@ import onnx
 
 from onnx_prune.axis import atoms
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Node
+from onnx_prune.graph import Node, weight_of
 from onnx_prune.kept import Plan
 
 _ELEMENTS = 1 << 24  # of all tensors inside that are compared
@@ -116,7 +116,7 @@ class _Watcher:
         self.coupling, self.graph, self.plan = coupling, coupling.graph, plan
         self.types = coupling.shapes.types
         self.cut = {
-            key.split("\0")[0]
+            weight_of(key)
             for key, dims in coupling.axes.items()
             if any(atom in plan for axis in dims for atom in atoms(axis))
         }

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.codes import Coded, spread
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Graph
+from onnx_prune.graph import Graph, weight_of
 
 Array = NDArray[Any]
 
@@ -26,7 +26,7 @@ def real(coupling: Coupling, key: str) -> Array:
         key: the weight's key in `Coupling.axes`.
     """
     graph = coupling.graph
-    array, found = graph.array(key.split("\0")[0]), coupling.codes.get(key)
+    array, found = graph.array(weight_of(key)), coupling.codes.get(key)
     if found is not None:
         return _packed(graph, array, found) if found.code.bits else _dequantized(graph, array, found)
     # bfloat16, float8 and 4-bit types come from ml_dtypes, as numpy's kind "V"

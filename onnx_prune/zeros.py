@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, atoms
 from onnx_prune.codes import Coded, coded, moves, point
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph, Node, weight_of
 from onnx_prune.relation import Relation
 
 Carriers = dict[Atom, dict[int, bool]]
@@ -71,7 +71,7 @@ class Zeros:
             if dims is None:
                 continue
             key = self._key(node, k)
-            stored = key.split("\0")[0] in self._graph.weights
+            stored = weight_of(key) in self._graph.weights
             flags = (True,) * len(dims) if stored else self._flags.get(key, (False,) * len(dims))
             means = self._means_zero(node, relation, k)
             for flag, axis in zip(flags, dims, strict=True):
