@@ -22,12 +22,12 @@ from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
-from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.errors import InputError, NothingToPrune, NotProved
 from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
-from onnx_prune.prove import NotProved, Proof, prove
+from onnx_prune.prove import Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.shapes import at_batch_one

@@ -17,10 +17,10 @@ from onnx_prune.axis import atoms, cat
 from onnx_prune.compare import difference, varies
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
-from onnx_prune.errors import ProofFailed
+from onnx_prune.errors import NotProved, ProofFailed
 from onnx_prune.graph import Graph
 from onnx_prune.kept import Plan
-from onnx_prune.prove import NotProved, Proof, prove
+from onnx_prune.prove import Proof, prove
 from onnx_prune.relation import CARRIED, Op, Relation, letters
 from onnx_prune.rules import RULES
 

@@ -62,9 +62,9 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
 
     from onnx_prune import files
     from onnx_prune.analyse import couple
-    from onnx_prune.errors import ProofFailed
+    from onnx_prune.errors import NotProved, ProofFailed
     from onnx_prune.graph import Graph
-    from onnx_prune.prove import NotProved, prove
+    from onnx_prune.prove import prove
     from onnx_prune.settings import Budget
 
     start = time.perf_counter()
