@@ -198,7 +198,7 @@ PARAMS: list[click.Parameter] = [
         ["--drift-data"],
         section=_CHECK,
         metavar="FILE.npz",
-        help="Measure how far answers move on your inputs, an array for each input, rather than on noise.",
+        help="Prove on your inputs, too, and measure drift on them rather than on noise; an array an input.",
     ),
     Option(
         ["--threads"],

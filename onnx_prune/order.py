@@ -53,6 +53,7 @@ class Watch:
             and scores below 1 would hide what is wrong with the scores; these are seen at their own scale.
         moving: those of all that the cut can change at all.
         seams: floats that the cut can change and that an operator reads which jumps.
+        jumping: results of all operators that jump.
         half: whether anything is computed in half precision.
     """
 
@@ -60,6 +61,7 @@ class Watch:
     inside: tuple[str, ...]
     moving: frozenset[str]
     seams: tuple[str, ...]
+    jumping: frozenset[str]
     half: bool
 
 
@@ -72,20 +74,24 @@ def watch(coupling: Coupling, plan: Plan) -> Watch:
         if any(atom in plan for axis in dims for atom in atoms(axis))
     }
     seams: dict[str, None] = {}
+    jumping: set[str] = set()
     for node in coupling.graph.nodes:
         if node.op in ("Shape", "Size"):
             continue  # sizes do not round
+        jumps = _jumps(node, types)
+        jumping.update(node.outputs if jumps else ())
         reads = [name for name in _reads(node) if name in moving]
         if not reads:
             continue
         moving.update(filter(None, node.outputs))
-        if _jumps(node, types):
+        if jumps:
             makers = coupling.graph.makers
             seams |= dict.fromkeys(name for name in reads if types.get(name) in FLOATS and name in makers)
     outputs = tuple(value.name for value in coupling.graph.outputs)
     inside = tuple(name for name in _sums(coupling, plan) if name in moving and name not in outputs)
     half = not HALVES.isdisjoint(types.values())
-    return Watch(outputs, inside, frozenset((*outputs, *inside)) & moving, tuple(seams), half)
+    moved = frozenset((*outputs, *inside)) & moving
+    return Watch(outputs, inside, moved, tuple(seams), frozenset(jumping), half)
 
 
 def _jumps(node: Node, types: dict[str, int]) -> bool:

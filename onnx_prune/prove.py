@@ -92,7 +92,9 @@ def prove(
     silent = reference.silent(runs)
     compared = tuple(name for name in reference.watch.outputs if name not in silent)
     if not compared:
-        raise NotProved("the outputs are empty, constant or not finite, whatever the inputs")
+        raise NotProved(
+            "the outputs are empty, constant or not finite on every input tried (--drift-data takes others)"
+        )
     try:
         tell("running the cut model")
         trial = _Trial(reference, small, runs)

@@ -24,6 +24,7 @@ from onnx_prune.shapes import Shapes
 Array = NDArray[Any]
 _SCALES = (1.0, 0.1, 0.01, 10.0)  # noise weights can blow up deep networks; smaller inputs stay finite
 _OTHER = 3  # a second seed
+_SHAKEN = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
 _NOISE = 2.0**-22  # a change of every weight in its last bits, to see what rounding can do
 
 
@@ -72,11 +73,15 @@ class Reference:
         try:
             session = self._session(self._masked())
         except RunError as error:
-            raise self._blame(error, None) from None
+            raise self._blame(error) from None
         assignments = [s for s in (self.coupling.shapes, self.coupling.probe) if s is not None]
         runs = [self._best(session, shapes) for shapes in assignments]
         for feeds in () if self.random else given:
-            runs.append(Run(feeds, feeds, self._kept(self.names(), session.run(feeds, self.names()))))
+            try:
+                answer = session.run(feeds, self.names())
+            except RunError as error:
+                raise self._blame(error, feeds) from None
+            runs.append(Run(feeds, feeds, self._kept(self.names(), answer)))
         return runs
 
     def silent(self, runs: Sequence[Run]) -> tuple[str, ...]:
@@ -125,11 +130,16 @@ class Reference:
             yield run, session.run(run.small_feeds, names)
 
     def shaken(self, runs: Iterable[Run], at: seams.Seams) -> Iterator[tuple[Run, list[Any]]]:
-        """Each run with what the masked original says once its weights are off by a rounding."""
+        """Each run with what the masked original says once its weights are off by a rounding.
+
+        Scales, thresholds and all else that operators read which jump stays as it is.
+        """
         model = self._masked()
         rng = np.random.default_rng(0)
+        nodes = (node for node in model.graph.node if not self.watch.jumping.isdisjoint(node.output))
+        fixed = {name for node in nodes for name in node.input}
         for tensor in model.graph.initializer:
-            if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+            if tensor.data_type in _SHAKEN and tensor.name not in fixed:
                 array = tensors.read(tensor, self.folder)
                 with np.errstate(over="ignore"):  # the largest floats there are stand in masks
                     moved = array * (1 + rng.choice([-_NOISE, _NOISE], array.shape)).astype(array.dtype)
@@ -169,7 +179,7 @@ class Reference:
         """The first inputs to which every output has a finite, varying answer, or the best."""
         best: tuple[int, int] | None = None
         found: Run | None = None
-        error: RunError | None = None
+        failures: list[tuple[RunError, Feeds]] = []
         drawn = randomness.draws(self.random, shapes)
         moving = [name for name in self.watch.outputs if name in self.watch.moving]
         for feeds in self._inputs(shapes):
@@ -177,7 +187,7 @@ class Reference:
             try:
                 answer = session.run(full, self.names())
             except RunError as failure:
-                error = error or failure
+                failures.append((failure, feeds))
                 continue
             kept = {**feeds, **randomness.kept(drawn, self.coupling, self.plan)}
             run = Run(full, kept, self._kept(self.names(), answer))
@@ -187,8 +197,7 @@ class Reference:
             if rank[0] == len(moving):
                 break
         if found is None:
-            assert error is not None
-            raise self._blame(error, shapes)
+            raise self._blame(*failures[0])
         return found
 
     def _inputs(self, shapes: Shapes) -> Iterator[dict[str, Array]]:
@@ -213,15 +222,15 @@ class Reference:
         said = dict(zip(self.names(), run.want, strict=True))
         return [name for name in names if name in self.watch.moving and varies(said[name])]
 
-    def _blame(self, error: RunError, shapes: Shapes | None) -> RunError | NotProved:
+    def _blame(self, error: RunError, feeds: Feeds | None = None) -> RunError | NotProved:
         """Whose fault it is that the masked model does not run: the original's, or masking's."""
         lacks = missing_operators(error)
         if lacks:
             return NotProved(f"onnxruntime lacks {', '.join(lacks)}")
         try:
             session = Session(self.coupling.graph.model, self.folder)
-            if shapes is not None:
-                session.run(random_feeds(self.coupling.graph.inputs, shapes.inputs))
+            if feeds is not None:
+                session.run(feeds)
         except RunError as own:
             return NotProved(f"{own}")
         return error

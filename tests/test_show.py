@@ -57,7 +57,7 @@ def test_the_whole_page() -> None:
         *(f"     0 %  no rule for Op{i} (w{i} dim 0)" for i in range(3)),
         "  and 2 more reasons; --verbose shows all",
         "",
-        "✓ surgery proved: max relative error 3e-7 against masking (2 input shapes)",
+        "✓ surgery proved: max relative error 3e-7 against masking (2 sets of inputs)",
         "· drift from the unpruned model: relative error 1.17, cosine 0.812, top-1",
         "  agreement 12.5 % (64 samples, random inputs)",
         "· rounding kept 32 channels more",
