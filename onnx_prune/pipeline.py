@@ -203,7 +203,7 @@ class _Run:
         if proof.silent:
             names = ", ".join(proof.silent)
             self.notes.append(
-                f"not compared: {names}, since they are empty, constant or not finite on every input tried "
+                f"not compared: {names}, since empty, constant or not finite on every input tried "
                 "(--drift-data takes others)"
             )
         with self._stage("measuring"):
