@@ -200,6 +200,8 @@ class _Run:
                 raise NotProved(
                     f"{reason}, so the cut can't be proved; --no-validate writes it unproved"
                 ) from None
+        if proof.single:
+            self.notes.append("proved in single precision: onnxruntime does not run the model in its own")
         if proof.silent:
             names = ", ".join(proof.silent)
             self.notes.append(

@@ -36,6 +36,8 @@ class Proof:
             as they are.
         silent: outputs whose comparison says nothing: whatever the inputs, the masked original's were
             empty, constant or not finite.
+        single: whether the models were only run in single precision, onnxruntime having no kernels for
+            their half.
     """
 
     error: float
@@ -45,6 +47,7 @@ class Proof:
     inside: int = 0
     pieces: int | None = None
     silent: tuple[str, ...] = ()
+    single: bool = False
 
 
 def prove(
@@ -113,8 +116,16 @@ def prove(
             f"{worst.name} by {worst.error:.1e} of its largest value where {worst.allowed:.0e} is allowed",
             coupling,
         )
-    inside, pieces = len(reference.watch.inside), None if trial.at is None else len(trial.at)
-    return Proof(worst.error, worst.allowed, compared, len(runs), inside, pieces, silent)
+    return Proof(
+        error=worst.error,
+        tolerance=worst.allowed,
+        outputs=compared,
+        runs=len(runs),
+        inside=len(reference.watch.inside),
+        pieces=None if trial.at is None else len(trial.at),
+        silent=silent,
+        single=reference.single,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,18 @@ class Reference:
         coupling: the analysed original.
         plan: which channels of each group stay.
         folder: where external data are.
+
+    Attributes:
+        watch: what is compared.
+        single: whether models that are run as they are run in single precision all the same, since
+            onnxruntime has no kernels for their half precision.
     """
 
     def __init__(self, coupling: Coupling, plan: Plan, folder: Path | None) -> None:
         self.coupling, self.plan, self.folder = coupling, plan, folder
         self.watch = order.watch(coupling, plan)
         self.random = randomness.random_nodes(coupling.graph)
+        self.single = False
 
     def names(self, at: seams.Seams = None) -> tuple[str, ...]:
         """The tensors that are compared."""
@@ -73,10 +79,13 @@ class Reference:
         try:
             session = self._session(self._masked())
         except RunError as error:
+            if self.watch.half and not self.single:
+                self.single = True
+                return self.runs(given)
             raise self._blame(error) from None
         assignments = [s for s in (self.coupling.shapes, self.coupling.probe) if s is not None]
         runs = [self._best(session, shapes) for shapes in assignments]
-        for feeds in () if self.random else given:
+        for feeds in () if self.random else map(self._fed, given):
             try:
                 answer = session.run(feeds, self.names())
             except RunError as error:
@@ -98,7 +107,10 @@ class Reference:
 
     def parted(self, runs: Iterable[Run], at: tuple[str, ...]) -> Iterator[Run]:
         """The same runs with what the masked original has at its seams, one by one: that may be large."""
-        session = self._session(self._masked(), at, opened=False)
+        try:
+            session = self._session(self._masked(), at, opened=False)
+        except RunError as error:
+            raise NotProved(f"it runs in half precision and not in single: {error}") from None
         for run in runs:
             feeds = seams.single(run.feeds)
             answer = session.run(feeds, self.names(at))
@@ -115,7 +127,12 @@ class Reference:
         Raises:
             RunError: onnxruntime can't run it.
         """
-        if at is not None or self.random or any(node.bodies for node in self.coupling.graph.nodes):
+        if (
+            at is not None
+            or self.single
+            or self.random
+            or any(node.bodies for node in self.coupling.graph.nodes)
+        ):
             copy = onnx.ModelProto()
             copy.CopyFrom(small)
             session = self._session(copy, at)
@@ -155,12 +172,12 @@ class Reference:
     def _session(self, model: onnx.ModelProto, at: seams.Seams = None, opened: bool = True) -> Session:
         """A session whose outputs are all that is compared; the model is used up."""
         randomness.pinned(model, self.random, self.coupling.shapes.types)
-        if at is not None:
+        if self.watch.half and (self.single or at is not None):
             seams.widened(model, self.folder)
-            if saturates():
-                seams.halved(model, self._products, self.folder)
-            if opened:
-                seams.opened(model, {name: self.coupling.shapes.types[name] for name in at})
+        if at is not None and self._products and saturates():
+            seams.halved(model, self._products, self.folder)
+        if at is not None and opened:
+            seams.opened(model, {name: self.coupling.shapes.types[name] for name in at})
         have = {value.name for value in model.graph.output}
         names = (seams.own(name, at if opened else None) for name in self.names(at))
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
@@ -183,13 +200,13 @@ class Reference:
         drawn = randomness.draws(self.random, shapes)
         moving = [name for name in self.watch.outputs if name in self.watch.moving]
         for feeds in self._inputs(shapes):
-            full = {**feeds, **drawn}
+            full = self._fed({**feeds, **drawn})
             try:
                 answer = session.run(full, self.names())
             except RunError as failure:
                 failures.append((failure, feeds))
                 continue
-            kept = {**feeds, **randomness.kept(drawn, self.coupling, self.plan)}
+            kept = self._fed({**feeds, **randomness.kept(drawn, self.coupling, self.plan)})
             run = Run(full, kept, self._kept(self.names(), answer))
             rank = len(self._speaking(run, moving)), len(self._speaking(run, self.watch.inside))
             if best is None or rank > best:
@@ -207,6 +224,9 @@ class Reference:
         yield random_feeds(inputs, shapes.inputs, _OTHER)
         for fill in (0, 1):  # where 0 or 1 at random makes no sense, all of one kind may
             yield random_feeds(inputs, shapes.inputs, fill=fill)
+
+    def _fed(self, feeds: Feeds) -> Feeds:
+        return seams.single(feeds) if self.single else feeds
 
     def _kept(self, names: Sequence[str], answer: Sequence[Any]) -> list[Any]:
         """What stays of the masked original's tensors; sequences and maps have no axis that is cut."""

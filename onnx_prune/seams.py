@@ -27,6 +27,7 @@ from onnx_prune.order import HALVES
 Array = NDArray[Any]
 _PREFIX = "onnx_prune.own."
 _TYPED = {"dtype", "output_datatype", "output_dtype", "precision", "stash_type", "to"}
+_HALF = {helper.tensor_dtype_to_np_dtype(kind).name for kind in HALVES}
 _SINGLE = onnx.TensorProto.FLOAT
 Seams = tuple[str, ...] | None
 
@@ -101,8 +102,7 @@ def single(feeds: Mapping[str, Any]) -> dict[str, Any]:
 def _single(value: Any) -> Any:
     if isinstance(value, list):
         return [_single(item) for item in value]
-    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-    return value.astype(np.float32) if kind in HALVES else value
+    return value.astype(np.float32) if value.dtype.name in _HALF else value
 
 
 def _widen(kind: onnx.TypeProto) -> None:
