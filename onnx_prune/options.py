@@ -41,7 +41,7 @@ Examples:
 
 Exit codes:
   0    done
-  2    a file or an option cannot be used, or the cut can't be proved; one line on stderr says why
+  2    a file or option cannot be used, or there is no proof; stderr says why
   3    a bug in onnx-prune: the proof failed, or worse; no file was written
   4    nothing can be cut, or --strict and the ratio was missed
   130  stopped by Ctrl-C (143 by SIGTERM); files are as they were before
