@@ -174,6 +174,7 @@ class Reference:
         randomness.pinned(model, self.random, self.coupling.shapes.types)
         if self.watch.half and (self.single or at is not None):
             seams.widened(model, self.folder)
+            seams.settled(model, self._constants)
         if at is not None and self._products and saturates():
             seams.halved(model, self._products, self.folder)
         if at is not None and opened:
@@ -191,6 +192,17 @@ class Reference:
             for bound in self.coupling.bound
             if len(reads := bound.relation.reads) > 1
         }
+
+    @cached_property
+    def _constants(self) -> dict[str, Array]:
+        """What is computed of constants alone, whatever the dynamic axes."""
+        first, *others = (
+            self.coupling.folded.run(shapes.known)
+            for shapes in (self.coupling.shapes, self.coupling.probe)
+            if shapes is not None
+        )
+        same = (name for name in first if all(np.array_equal(first[name], other[name]) for other in others))
+        return {name: first[name] for name in same if first[name].dtype.kind == "f"}
 
     def _best(self, session: Session, shapes: Shapes) -> Run:
         """The first inputs to which every output has a finite, varying answer, or the best."""

@@ -73,6 +73,22 @@ def widened(model: onnx.ModelProto, folder: Path | None) -> None:
                     attribute.i = _SINGLE
 
 
+def settled(model: onnx.ModelProto, values: Mapping[str, Array]) -> None:
+    """Let what the model computes of constants be stored, in place, as it was in half precision.
+
+    The cut stores some of it, such as one over the root of a head's size, and it was rounded.
+
+    Args:
+        model: a widened model.
+        values: by the name of a result.
+    """
+    for node in model.graph.node:
+        for k, name in enumerate(node.output):
+            if name in values:
+                node.output[k] = own(name, values)
+                model.graph.initializer.append(onnx.numpy_helper.from_array(_single(values[name]), name))
+
+
 def halved(model: onnx.ModelProto, factors: Mapping[str, Sequence[int]], folder: Path | None) -> None:
     """Halve signed 8-bit factors and their zero points, in place.
 

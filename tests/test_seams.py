@@ -120,3 +120,19 @@ def test_what_a_body_captures_is_a_seam() -> None:
     assert (proof.pieces, proof.error <= 1e-4) == (1, True)
     wrong = Cut(right.coupling, right.plan, nudged)
     assert all(caught(wrong, make()) for _, make in PLANTERS["rolled"](wrong))
+
+
+def test_constants_computed_in_half_stay_rounded() -> None:
+    nodes: list[onnx.NodeProto | str] = [
+        node("h = Cast(x)", to=HALF),
+        "r = Sqrt(c)",
+        "m = Mul(h, r)",
+        node("y = Cast(m)", to=TensorProto.FLOAT),
+    ]
+    model = build(nodes, {"c": np.float16(3)}, {"x": (2, 4)}, {"y": (2, 4)})
+    root = np.sqrt(np.float16(3))
+    seams.widened(model, None)
+    seams.settled(model, {"r": np.asarray(root)})
+    [y] = Session(model).run({"x": X})
+    np.testing.assert_array_equal(y, X * np.float32(root))
+    assert np.float32(root) != np.sqrt(np.float32(3))
