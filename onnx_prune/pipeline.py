@@ -200,17 +200,9 @@ class _Run:
                 raise NotProved(
                     f"{reason}, so the cut can't be proved; --no-validate writes it unproved"
                 ) from None
-        if proof.single:
-            self.notes.append("proved in single precision: onnxruntime does not run the model in its own")
-        if proof.silent:
-            names = ", ".join(proof.silent)
-            self.notes.append(
-                f"not compared: {names}, since empty, constant or not finite on every input tried "
-                "(--drift-data takes others)"
-            )
         with self._stage("measuring"):
             drift, latency, notes = validate(coupling, model, self.settings, given)
-        self.notes += notes
+        self.notes += proof.notes + notes
         return proof, drift, latency
 
     def _write(self, graph: Graph, draft: Draft, written: Plan) -> int | None:

@@ -49,6 +49,19 @@ class Proof:
     silent: tuple[str, ...] = ()
     single: bool = False
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader has to know beyond the figures, one sentence each."""
+        notes = []
+        if self.single:
+            notes.append("proved in single precision: onnxruntime does not run the model in its own")
+        if self.silent:
+            notes.append(
+                f"not compared: {', '.join(self.silent)}, since empty, constant or not finite on every input "
+                "tried (--drift-data takes others)"
+            )
+        return notes
+
 
 def prove(
     coupling: Coupling,

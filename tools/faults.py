@@ -145,16 +145,13 @@ PLANTERS: dict[str, Callable[[Cut], Faults]] = {
 def effect(cut: Cut, faulty: onnx.ModelProto) -> float:
     """The largest change that a fault makes to an output on random inputs; infinite where it does not run."""
     worst = 0.0
-    inputs, shapes = cut.coupling.graph.inputs, cut.coupling.shapes.inputs
+    graph = cut.coupling.graph
     try:
-        right, wrong = (
-            Session(cut.small, cut.coupling.graph.folder),
-            Session(faulty, cut.coupling.graph.folder),
-        )
+        right, wrong = (Session(model, graph.folder) for model in (cut.small, faulty))
         for seed in range(3):
-            feeds = random_feeds(inputs, shapes, seed)
+            feeds = random_feeds(graph.inputs, cut.coupling.shapes.inputs, seed)
             for want, got in zip(right.run(feeds), wrong.run(feeds), strict=True):
-                worst = max(worst, difference(np.asarray(got), np.asarray(want)))
+                worst = max(worst, difference(got, want))
     except RunError:
         return float("inf")
     return worst
