@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnx_prune.errors import (
     InputError,
     NothingToPrune,
+    NotProved,
     ProofFailed,
     PruneError,
     Unwritable,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputError",
+    "NotProved",
     "NothingToPrune",
     "ProofFailed",
     "PruneError",
@@ -80,7 +82,8 @@ def prune(
         mixed: also cut axes that a LayerNorm or another statistic runs over.
         attention: where an axis is heads times head size, remove "heads", "dims" or "both".
         validate: prove the cut and run both models; False gives an unproved model.
-        drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on.
+        drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on; the first
+            of them serve the proof, too.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
         strict: raise NothingToPrune where rounding moves the count of channels by over 10 %.
         external_data: whether the output keeps its weights in a file of their own.
@@ -94,6 +97,7 @@ def prune(
     Raises:
         InputError: the model, an option or a file is not usable.
         NothingToPrune: nothing can be cut; the message says why.
+        NotProved: there can be no proof: onnxruntime can't run the model, or its outputs say nothing.
         ProofFailed: the cut model is not the masked original, which is a bug of ours.
 
     >>> from onnx import helper, numpy_helper, TensorProto

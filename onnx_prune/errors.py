@@ -32,6 +32,10 @@ class ProofFailed(PruneError):
     exit_code = 3
 
 
+class NotProved(PruneError):
+    """There can be no proof, and why; nothing is known to be wrong (exit code 2)."""
+
+
 class Misfit(PruneError):
     """A rule's pattern does not fit the shapes of a node; the node's axes are then held."""
 

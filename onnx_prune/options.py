@@ -42,7 +42,7 @@ Examples:
 
 Exit codes:
   0    done
-  2    a file or an option cannot be used; one line on stderr says which
+  2    a file or option cannot be used, or there is no proof; stderr says why
   3    a bug in onnx-prune: the proof failed, or worse; no file was written
   4    nothing can be cut, or --strict and the ratio was missed
   130  stopped by Ctrl-C (143 by SIGTERM); files are as they were before
@@ -197,7 +197,7 @@ PARAMS: list[click.Parameter] = [
         ["--drift-data"],
         section=_CHECK,
         metavar="FILE.npz",
-        help="Measure how far answers move on your inputs, an array for each input, rather than on noise.",
+        help="Prove on your inputs, too, and measure drift on them rather than on noise; an array an input.",
     ),
     Option(
         ["--threads"],

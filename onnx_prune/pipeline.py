@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import criteria, files, plan, tensors
+from onnx_prune import criteria, files, plan, samples, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
 from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
@@ -22,18 +22,19 @@ from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
-from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.errors import InputError, NothingToPrune, NotProved
 from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
-from onnx_prune.prove import NotProved, Proof, prove
+from onnx_prune.prove import Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1
+_PROVED_ON = 4  # of the user's batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def prune(
     Raises:
         InputError: the model, an option or a file is not usable.
         NothingToPrune: nothing could be cut, or strictly asked ratios were missed.
+        NotProved: onnxruntime can't run the model, or it answers nothing that could be compared.
         ProofFailed: the cut is wrong, which is our bug; nothing was written.
     """
     return _Run(source, output, settings or Settings(), save_plan, dry_run).run()
@@ -114,7 +116,7 @@ class _Run:
             self._sign(draft.model, written)
             if settings.validate:
                 model = draft.whole()
-                proof, not_proved, drift, latency = self._validate(coupling, choice, model)
+                proof, drift, latency = self._validate(coupling, choice, model)
             size = self._write(graph, draft, written)
             model = model or (draft.whole() if self.output is None else None)
         left = Graph(draft.model).params()
@@ -186,17 +188,22 @@ class _Run:
 
     def _validate(
         self, coupling: Coupling, choice: Choice, model: onnx.ModelProto
-    ) -> tuple[Proof | None, str, Drift | None, Latency | None]:
-        proof, not_proved = None, ""
+    ) -> tuple[Proof, Drift | None, Latency | None]:
+        graph, path = coupling.graph, self.settings.drift_data
+        given = None if path is None else samples.load(path, graph.inputs)
         with self._stage("proving"):
             try:
-                proof = prove(coupling, choice.plan, model, folder=coupling.graph.folder)
+                proof = prove(
+                    coupling, choice.plan, model, folder=graph.folder, feeds=(given or [])[:_PROVED_ON]
+                )
             except NotProved as reason:
-                not_proved = str(reason)
+                raise NotProved(
+                    f"{reason}, so the cut can't be proved; --no-validate writes it unproved"
+                ) from None
         with self._stage("measuring"):
-            drift, latency, notes = validate(coupling, model, self.settings)
-        self.notes += notes
-        return proof, not_proved, drift, latency
+            drift, latency, notes = validate(coupling, model, self.settings, given)
+        self.notes += proof.notes + notes
+        return proof, drift, latency
 
     def _write(self, graph: Graph, draft: Draft, written: Plan) -> int | None:
         size = None

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from onnx_prune import order, randomness, tensors
-from onnx_prune.compare import difference, varies
+from onnx_prune.compare import difference, exact
 from onnx_prune.coupling import Coupling
-from onnx_prune.errors import ProofFailed
-from onnx_prune.kept import Plan, masks, slicer
-from onnx_prune.mask import masked
-from onnx_prune.runtime import Feeds, RunError, Session, missing_operators, random_feeds
-from onnx_prune.shapes import Shapes
+from onnx_prune.errors import NotProved, ProofFailed
+from onnx_prune.kept import Plan
+from onnx_prune.reference import Reference, Run
+from onnx_prune.runtime import Feeds, RunError
+from onnx_prune.seams import Seams
 
-Array = NDArray[Any]
 Progress = Callable[[str], None]
-TOLERANCE: dict[int, float] = {onnx.TensorProto.FLOAT16: 2e-2, onnx.TensorProto.BFLOAT16: 1e-1}
-_FLOAT = 1e-4
-_QUANTIZED = 5e-2  # a few steps of an 8-bit scale
-_SEEDS = 3  # a step that rounding pushed over its edge is not pushed again by other inputs
-_SHAKY = 5e-2  # what is allowed at most where rounding alone moves a tensor by more than its tolerance
-_NOISE = 2.0**-22  # a change of every weight in its last bits, to see what rounding can do
-_SCALES = (1.0, 0.1, 0.01)  # noise weights can blow up deep networks; smaller inputs stay finite
+_LIMIT = 1e-4  # of floats; integers, booleans and text have to be equal
+_SHAKY = 5e-2  # what is allowed at most where rounding alone moves a tensor by more than that
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +29,15 @@ class Proof:
     Attributes:
         error: the largest difference, relative to the largest value of the same tensor.
         tolerance: what was allowed for the tensor with that difference.
-        outputs: names of the tensors compared: graph outputs, and tensors inside that stand for outputs
-            which an order of values decides (`onnx_prune.order`).
+        outputs: names of the graph outputs that were compared.
         runs: number of input sets, at least one for each assignment of the dynamic axes.
         inside: number of further tensors compared, where channels that are cut are summed over.
+        pieces: number of seams at which the models were parted (`onnx_prune.seams`); None where they agree
+            as they are.
+        silent: outputs whose comparison says nothing: whatever the inputs, the masked original's were
+            empty, constant or not finite.
+        single: whether the models were only run in single precision, onnxruntime having no kernels for
+            their half.
     """
 
     error: float
@@ -50,10 +45,22 @@ class Proof:
     outputs: tuple[str, ...]
     runs: int
     inside: int = 0
+    pieces: int | None = None
+    silent: tuple[str, ...] = ()
+    single: bool = False
 
-
-class NotProved(RunError):
-    """There can be no proof, and why; nothing is known to be wrong."""
+    @property
+    def notes(self) -> list[str]:
+        """What a reader has to know beyond the figures, one sentence each."""
+        notes = []
+        if self.single:
+            notes.append("proved in single precision: onnxruntime does not run the model in its own")
+        if self.silent:
+            notes.append(
+                f"not compared: {', '.join(self.silent)}, since empty, constant or not finite on every input "
+                "tried (--drift-data takes others)"
+            )
+        return notes
 
 
 def prove(
@@ -68,7 +75,10 @@ def prove(
     """Run the cut model and the masked original on the same inputs and compare all that they say.
 
     Inputs are random, one set at each assignment of the dynamic axes; where they leave the masked original
-    without a finite, varying answer, smaller ones are tried.  The same models always get the same inputs.
+    without a finite, varying answer, others are tried.  The same models always get the same inputs.
+
+    Both run as they are first.  If they differ then, and the model has seams, a rounding may have become a
+    jump; so they are compared again, from seam to seam (`onnx_prune.seams`), and that decides.
 
     Args:
         coupling: the analysed original.
@@ -79,212 +89,121 @@ def prove(
         progress: told in a few words what is being run.
 
     Returns:
-        The proof: every difference is within the tolerance of its tensor's type.
+        The proof: floats differ by 1e-4 of their largest value at most, or by what rounding alone moves them,
+        and all else is equal.
 
     Raises:
         ProofFailed: the models differ, or onnxruntime refuses the cut model alone.
         NotProved: onnxruntime can't run the original, or nothing that it answers can be compared.
     """
-    prover = _Prover(coupling, plan, folder, feeds, progress or (lambda _: None))
-    for seed in range(_SEEDS):
-        proof, failed = prover.compare(small, seed)
-        if proof is not None:
-            return proof
-        if failed not in prover.watch.stepped:
-            break
-    raise ProofFailed(prover.complaint)
-
-
-@dataclass
-class _Run:
-    """One set of inputs, as the masked original and as the cut model take it, and the former's answer."""
-
-    feeds: Feeds
-    small_feeds: Feeds
-    want: list[Array]
-
-
-class _Prover:
-    def __init__(
-        self, coupling: Coupling, plan: Plan, folder: Path | None, feeds: Sequence[Feeds], progress: Progress
-    ) -> None:
-        self.coupling, self.plan, self.folder, self.progress = coupling, plan, folder, progress
-        self.feeds = feeds
-        self.watch = order.watch(coupling, plan)
-        if not self.watch.compared:
-            reasons = [f"{name} depends on {why}" for name, why in self.watch.skipped.items()]
-            raise NotProved("; ".join(reasons) or "the model has no outputs")
-        self.names = (*self.watch.compared, *self.watch.inside)
-        self.random = randomness.random_nodes(coupling.graph)
-        self.complaint = ""
-
-    def compare(self, small: onnx.ModelProto, seed: int) -> tuple[Proof | None, str]:
-        """The proof, or None and the tensor that failed, with `complaint` saying how."""
-        runs = self._reference(seed)
-        self.progress("running the cut model")
-        try:
-            session = self._borrowed(small)
-            answers = [session.run(run.small_feeds, self.names) for run in runs]
-        except RunError as error:
-            self.complaint = (
-                f"the cut model does not run, the masked original does: {error}; {self._report()}"
-            )
-            return None, ""
-        del session
-        allowed = {name: self._tolerance(name) for name in self.names}
-        gap, name = self._worst(runs, answers, allowed)
-        if allowed[name] < gap <= _SHAKY:
-            allowed = self._shaken(runs, allowed)
-            gap, name = self._worst(runs, answers, allowed)
-        if gap <= allowed[name]:
-            return Proof(gap, allowed[name], self.watch.compared, len(runs), len(self.watch.inside)), ""
-        self.complaint = (
-            f"the cut model differs from the masked original: {name} by {gap:.1e} of its largest value "
-            f"where {allowed[name]:.0e} is allowed; {self._report()}"
+    tell = progress or (lambda _: None)
+    tell("running the masked original")
+    reference = Reference(coupling, plan, folder)
+    if not reference.watch.outputs:
+        raise NotProved("the model has no outputs")
+    try:
+        runs = reference.runs(feeds)
+    except RunError as error:
+        raise _failed("the masked original does not run, the original does", error, coupling) from None
+    silent = reference.silent(runs)
+    compared = tuple(name for name in reference.watch.outputs if name not in silent)
+    if not compared:
+        raise NotProved(
+            "the outputs are empty, constant or not finite on every input tried (--drift-data takes others)"
         )
-        return None, name
+    try:
+        tell("running the cut model")
+        trial = _Trial(reference, small, runs)
+        if not trial.worst.fits and (at := reference.parting(small)) is not None:
+            tell("running both models piece by piece")
+            trial = _Trial(reference, small, runs, at)
+    except RunError as error:
+        raise _failed("the cut model does not run, the masked original does", error, coupling) from None
+    if not trial.worst.fits and trial.worst.error <= _SHAKY:
+        tell("running the masked original with weights off by a rounding")
+        trial.shake()
+    worst = trial.worst
+    if not worst.fits:
+        raise _failed(
+            "the cut model differs from the masked original",
+            f"{worst.name} by {worst.error:.1e} of its largest value where {worst.allowed:.0e} is allowed",
+            coupling,
+        )
+    return Proof(
+        error=worst.error,
+        tolerance=worst.allowed,
+        outputs=compared,
+        runs=len(runs),
+        inside=len(reference.watch.inside),
+        pieces=None if trial.at is None else len(trial.at),
+        silent=silent,
+        single=reference.single,
+    )
 
-    def _worst(
-        self, runs: list[_Run], answers: list[list[Array]], allowed: Mapping[str, float]
-    ) -> tuple[float, str]:
-        """The largest difference as measured by what is allowed, and its tensor."""
-        found = [
-            (difference(np.asarray(got), want), name)
-            for run, answer in zip(runs, answers, strict=True)
-            for name, got, want in zip(self.names, answer, run.want, strict=True)
-        ]
-        return max(found, key=lambda pair: pair[0] / allowed[pair[1]])
 
-    def _shaken(self, runs: list[_Run], allowed: Mapping[str, float]) -> dict[str, float]:
-        """What to allow where a tensor moves as far when the weights change in their last bits.
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """How far one tensor is off at most, and what is allowed."""
+
+    name: str
+    error: float
+    allowed: float
+
+    @property
+    def fits(self) -> bool:
+        return self.error <= self.allowed
+
+    @property
+    def rank(self) -> float:
+        """The error as a multiple of what is allowed."""
+        return 0.0 if not self.error else self.error / self.allowed if self.allowed else float("inf")
+
+
+class _Trial:
+    """The cut model compared with the masked original, as they are or parted at seams."""
+
+    def __init__(
+        self, reference: Reference, small: onnx.ModelProto, runs: list[Run], at: Seams = None
+    ) -> None:
+        self.reference, self.runs, self.at = reference, runs, at
+        self.gaps: dict[str, _Gap] = {}
+        for run, answer in reference.answers(small, self._asked(), at):
+            for name, got, want in zip(reference.names(at), answer, run.want, strict=True):
+                gap = _Gap(name, difference(got, want), 0.0 if exact(want) else _LIMIT)
+                self.gaps[name] = max(self.gaps.get(name, gap), gap, key=lambda g: g.error)
+
+    def _asked(self) -> Iterable[Run]:
+        return self.runs if self.at is None else self.reference.parted(self.runs, self.at)
+
+    @property
+    def worst(self) -> _Gap:
+        """The largest difference as measured by what is allowed."""
+        return max(self.gaps.values(), key=lambda gap: gap.rank)
+
+    def shake(self) -> None:
+        """Allow more where a tensor moves as far when the weights change in their last bits.
 
         A saturated gate behind large activations, a difference of nearly equal sums: their error says
         nothing about the cut.
         """
-        self.progress("running the masked original with weights off by a rounding")
-        model = masked(self.coupling, self.plan).whole()
-        rng = np.random.default_rng(0)
-        for tensor in model.graph.initializer:
-            if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
-                array = tensors.read(tensor, self.folder)
-                noise = 1 + _NOISE * rng.choice([-1, 1], array.shape)
-                tensors.fill(tensor, (array * noise).astype(array.dtype))
-        session = self._session(model)
-        raised = dict(allowed)
-        for run in runs:
-            answer = self._kept(session.run(run.feeds, self.names))
-            for name, got, want in zip(self.names, answer, run.want, strict=True):
-                raised[name] = max(raised[name], min(_SHAKY, 4 * difference(got, want)))
-        return raised
+        for run, answer in self.reference.shaken(self._asked(), self.at):
+            for name, got, want in zip(self.reference.names(self.at), answer, run.want, strict=True):
+                gap = self.gaps[name]
+                if gap.allowed:
+                    moved = min(_SHAKY, 4 * difference(got, want))
+                    self.gaps[name] = replace(gap, allowed=max(gap.allowed, moved))
 
-    def _session(self, model: onnx.ModelProto) -> Session:
-        randomness.pinned(model, self.random, self.coupling.shapes.types)
-        have = {value.name for value in model.graph.output}
-        taps = [name for name in self.names if name not in have]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps)
-        return Session(model, self.folder)
 
-    def _borrowed(self, model: onnx.ModelProto) -> Session:
-        """As `_session`, but the model stays as it is; its weights are copied only if they have to be."""
-        if self.random or any(node.bodies for node in self.coupling.graph.nodes):
-            copy = onnx.ModelProto()
-            copy.CopyFrom(model)
-            return self._session(copy)
-        count = len(model.graph.output)
-        try:
-            return self._session(model)
-        finally:
-            del model.graph.output[count:]
-
-    def _reference(self, seed: int) -> list[_Run]:
-        """Inputs with the masked original's answers to them; its session is closed again."""
-        self.progress("running the masked original")
-        try:
-            session = self._session(masked(self.coupling, self.plan).whole())
-        except RunError as error:
-            raise self._blame(error, None) from None
-        assignments = [s for s in (self.coupling.shapes, self.coupling.probe) if s is not None]
-        runs = [self._best(session, shapes, seed) for shapes in assignments]
-        if self.watch.moving and not any(self._speaks(run, self.names) for run in runs):
-            raise NotProved("the outputs are constant or not finite, whatever the inputs")
-        for feeds in () if self.random else self.feeds:
-            runs.append(_Run(feeds, feeds, self._kept(session.run(feeds, self.names))))
-        return runs
-
-    def _best(self, session: Session, shapes: Shapes, seed: int) -> _Run:
-        """The first inputs to which every compared tensor has a finite, varying answer, or the best."""
-        best: tuple[int, _Run] | None = None
-        error: RunError | None = None
-        drawn = randomness.draws(self.random, shapes, seed)
-        for feeds in self._inputs(shapes, seed):
-            full = {**feeds, **drawn}
-            try:
-                answer = session.run(full, self.names)
-            except RunError as failure:
-                error = error or failure
-                continue
-            kept = {**feeds, **randomness.kept(drawn, self.coupling, self.plan)}
-            run = _Run(full, kept, self._kept(answer))
-            count = self._speaks(run, self.watch.compared)
-            if best is None or count > best[0]:
-                best = count, run
-            if count == len(self.watch.moving.intersection(self.watch.compared)):
-                break
-        if best is None:
-            assert error is not None
-            raise self._blame(error, shapes)
-        return best[1]
-
-    def _inputs(self, shapes: Shapes, seed: int) -> Iterator[dict[str, Array]]:
-        inputs = self.coupling.graph.inputs
-        for scale in _SCALES:
-            yield random_feeds(inputs, shapes.inputs, seed, scale)
-        yield random_feeds(inputs, shapes.inputs, seed + _SEEDS)
-        for fill in (0, 1):  # where 0 or 1 at random makes no sense, all of one kind may
-            yield random_feeds(inputs, shapes.inputs, seed, fill=fill)
-
-    def _kept(self, answer: Sequence[Array]) -> list[Array]:
-        """What the masked original says at the positions that stay."""
-        names = self.names
-        return [
-            slicer(masks(self.coupling, n, self.plan, np.shape(v)))(np.asarray(v))
-            for n, v in zip(names, answer, strict=True)
-        ]
-
-    def _speaks(self, run: _Run, names: Sequence[str]) -> int:
-        """How many of the tensors that the cut can change have a finite answer that is not constant."""
-        said = dict(zip(self.names, run.want, strict=True))
-        return sum(name in self.watch.moving and varies(said[name]) for name in names)
-
-    def _tolerance(self, name: str) -> float:
-        kind = self.coupling.shapes.types.get(name, onnx.TensorProto.FLOAT)
-        stepped = name in self.watch.quantized or kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-        half = TOLERANCE.get(self.watch.halves.get(name, kind), _FLOAT)
-        return max(half, _QUANTIZED) if stepped else half
-
-    def _blame(self, error: RunError, shapes: Shapes | None) -> RunError | ProofFailed:
-        """Whose fault it is that the masked model does not run: the original's, or masking's."""
-        lacks = missing_operators(error)
-        if lacks:
-            return NotProved(f"onnxruntime lacks {', '.join(lacks)}")
-        model = self.coupling.graph.model
-        try:
-            session = Session(model, self.folder)
-            if shapes is not None:
-                session.run(random_feeds(self.coupling.graph.inputs, shapes.inputs))
-        except RunError as own:
-            return NotProved(f"{own}")
-        return ProofFailed(f"the masked original does not run, the original does: {error}; {self._report()}")
-
-    def _report(self) -> str:
-        model = self.coupling.graph.model
-        opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
-        versions = ", ".join(f"{name} {_version(name)}" for name in ("onnx-prune", "onnx", "onnxruntime"))
-        return (
-            "this is a bug of onnx-prune, please report it with the model or this: "
-            f"IR {model.ir_version}, opset {opsets}, made by {model.producer_name or 'an unknown exporter'} "
-            f"{model.producer_version}; {versions}"
-        )
+def _failed(what: str, why: object, coupling: Coupling) -> ProofFailed:
+    """The failure with all that its report needs."""
+    model = coupling.graph.model
+    opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("onnx-prune", "onnx", "onnxruntime"))
+    return ProofFailed(
+        f"{what}: {why}; this is a bug of onnx-prune, please report it with the model or this: "
+        f"IR {model.ir_version}, opset {opsets}, made by {model.producer_name or 'an unknown exporter'} "
+        f"{model.producer_version}; {versions}"
+    )
 
 
 def _version(package: str) -> str:

@@ -78,7 +78,7 @@ class Report:
         after: the pruned model's.
         groups: what was cut, the most parameters saved first.
         held: what was not, the most parameters first.
-        proof: the proof, None with `--no-validate` or where it could not be run.
+        proof: the proof, None with `--no-validate` and in a dry run.
         not_proved: why there is no proof, "" where there is one.
         drift: how far the outputs moved from the unpruned model's; None where not measured.
         latency: before and after in onnxruntime; None where not measured.

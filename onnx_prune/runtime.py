@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,19 @@ class Session:
         self._weights = [ort.OrtValue.ortvalue_from_numpy(tensors.read(t)) for t in large]
         options.add_external_initializers([t.name for t in large], self._weights)
         return slim
+
+
+@cache
+def saturates() -> bool:
+    """Whether this CPU's kernels saturate sums of two 8-bit products (those without VNNI do)."""
+    node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["c"])
+    kinds = {"a": onnx.TensorProto.UINT8, "b": onnx.TensorProto.INT8, "c": onnx.TensorProto.INT32}
+    a, b, c = (onnx.helper.make_tensor_value_info(name, kind, (64, 64)) for name, kind in kinds.items())
+    graph = onnx.helper.make_graph([node], "largest", [a, b], [c])
+    imports = [onnx.helper.make_opsetid("", 10)]
+    session = Session(onnx.helper.make_model(graph, opset_imports=imports, ir_version=8))
+    largest = {"a": np.full((64, 64), 255, np.uint8), "b": np.full((64, 64), 127, np.int8)}
+    return bool((session.run(largest)[0] != 64 * 255 * 127).any())
 
 
 def _plain(tensor: onnx.TensorProto) -> bool:

@@ -252,8 +252,8 @@ class _Page:
         proof = self.report.proof
         if proof is not None:
             error = scientific(proof.error)
-            shapes = some(proof.runs, "input shape")
-            text = f"surgery proved: max relative error {error} against masking ({shapes})"
+            inputs = some(proof.runs, "set") + " of inputs" + (", piece by piece" if proof.pieces else "")
+            text = f"surgery proved: max relative error {error} against masking ({inputs})"
             return self._item("✓", text, "green")
         if self.report.not_proved == "dry run":
             return self._item(

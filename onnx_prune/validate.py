@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -228,30 +228,28 @@ def _values(model: onnx.ModelProto, side: str) -> dict[str, onnx.ValueInfoProto]
 
 
 def validate(
-    coupling: Coupling, small: onnx.ModelProto, settings: Settings
+    coupling: Coupling, small: onnx.ModelProto, settings: Settings, given: Sequence[Feeds] | None = None
 ) -> tuple[Drift | None, Latency | None, list[str]]:
     """Check the signature and measure drift and latency as the settings ask.
 
     Args:
         coupling: the analysed original.
         small: the cut model.
-        settings: `drift_data` and `threads` are read.
+        settings: `drift_data` (its name) and `threads` are read.
+        given: the inputs in that file; None for random ones.
 
     Returns:
         Drift, latency, and sentences on what could not be measured.
 
     Raises:
-        InputError: the drift data are not usable.
         ProofFailed: the signature changed, or finite outputs became infinite.
     """
     graph = coupling.graph
     same_signature(graph.model, small)
-    if settings.drift_data is not None:
-        source = str(settings.drift_data)
-        feeds: Iterable[Feeds] = samples.load(settings.drift_data, graph.inputs)
-    else:
+    source, feeds = str(settings.drift_data), given
+    if feeds is None:
         source = "random inputs"
-        feeds = samples.random_batches(graph.inputs, coupling.shapes.inputs)
+        feeds = list(samples.random_batches(graph.inputs, coupling.shapes.inputs))
     one = random_feeds(graph.inputs, at_batch_one(graph, coupling.shapes, coupling.probe).inputs)
     try:
         drift = measure_drift(graph.model, small, feeds, source, graph.folder)

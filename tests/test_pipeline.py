@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 from onnx.checker import check_model
 
-from onnx_prune import NothingToPrune, couple, plan, prune
+from onnx_prune import NothingToPrune, NotProved, couple, plan, prune
 from onnx_prune.errors import InputError
 from onnx_prune.graph import Graph
 from onnx_prune.pipeline import prune as run
@@ -239,6 +239,64 @@ def test_strict_compares_with_what_was_asked() -> None:
         "--strict: 4 channels would go where 6 were asked for; try --round-to 1 or another --ratio"
     )
     assert prune(model, strict=True, round_to=1, validate=False).report.reached_ratio == 0.5
+
+
+# No proof: nothing is written, unless that is what is asked for.
+
+
+def unproved(source: Path, target: Path, **options: Any) -> str:
+    target.write_text("old")
+    with pytest.raises(NotProved) as error:
+        prune(source, target, round_to=1, **options)
+    assert error.value.exit_code == 2
+    assert target.read_text() == "old"
+    return str(error.value)
+
+
+def test_a_model_that_cannot_be_run(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    foreign = build(
+        ["a = MatMul(x, w1)", "b = MatMul(a, w2)", node("y = com.acme.Foo(b)", name="foo")],
+        {"w1": noise(4, 6), "w2": noise(6, 3)},
+        {"x": (1, 4)},
+        {"y": (1, 3)},
+        domains=["com.acme"],
+    )
+    onnx.save(foreign, source)
+    assert unproved(source, target) == (
+        "onnxruntime lacks com.acme.Foo, so the cut can't be proved; --no-validate writes it unproved"
+    )
+    report = prune(source, target, round_to=1, validate=False).report
+    assert (report.proof, report.not_proved) == (None, "--no-validate")
+    assert initializers(onnx.load(target))["w1"].shape == (4, 3)
+
+
+def test_a_model_that_says_nothing_to_random_inputs(tmp_path: Path) -> None:
+    """Its answers are zero below 1000; inputs of the user's get others out of it."""
+    source, target, data = tmp_path / "in.onnx", tmp_path / "out.onnx", tmp_path / "feeds.npz"
+    nodes = ["a = MatMul(x, w1)", "b = MatMul(a, w2)", "over = Greater(x, far)", "y = Where(over, b, zero)"]
+    constants = {"far": np.float32(1000), "zero": np.float32(0)}
+    weights = {"w1": noise(4, 6), "w2": noise(6, 4)}
+    onnx.save(build(nodes, weights | constants, {"x": ("n", 4)}, {"y": ("n", 4)}), source)
+    assert unproved(source, target) == (
+        "the outputs are empty, constant or not finite on every input tried (--drift-data takes others), "
+        "so the cut can't be proved; --no-validate writes it unproved"
+    )
+    np.savez(data, x=np.arange(128, dtype=np.float32).reshape(32, 4) * 20)
+    report = prune(source, target, round_to=1, drift_data=data).report
+    assert report.proof is not None
+    assert (report.proof.outputs, report.proof.runs) == (("y",), 2 + 4)
+
+
+def test_what_is_not_compared_is_named() -> None:
+    nodes = ["a = MatMul(x, w1)", "y = MatMul(a, w2)", "over = Greater(y, far)", "z = Where(over, y, zero)"]
+    constants = {"far": np.float32(1e9), "zero": np.float32(0)}
+    weights = {"w1": noise(4, 6), "w2": noise(6, 4)}
+    result = prune(build(nodes, weights | constants, {"x": (2, 4)}, {"y": (2, 4), "z": (2, 4)}), round_to=1)
+    assert result.report.notes == (
+        "not compared: z, since empty, constant or not finite on every input tried "
+        "(--drift-data takes others)",
+    )
 
 
 # Input that cannot be used.

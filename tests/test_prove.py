@@ -17,10 +17,10 @@ from onnx_prune.axis import atoms, cat
 from onnx_prune.compare import difference, varies
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
-from onnx_prune.errors import ProofFailed
+from onnx_prune.errors import NotProved, ProofFailed
 from onnx_prune.graph import Graph
 from onnx_prune.kept import Plan
-from onnx_prune.prove import NotProved, Proof, prove
+from onnx_prune.prove import Proof, prove
 from onnx_prune.relation import CARRIED, Op, Relation, letters
 from onnx_prune.rules import RULES
 
@@ -275,11 +275,11 @@ def test_proof_is_the_same_every_time_and_leaves_the_model_alone() -> None:
     assert small.SerializeToString(deterministic=True) == before
 
 
-def test_half_precision_has_a_wider_tolerance() -> None:
+def test_half_precision_is_compared_as_closely_as_single() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w1"], ["c"]), helper.make_node("MatMul", ["c", "w2"], ["y"])]
     weights = [weight("w1", 8, 6, dtype="float16"), weight("w2", 6, 4, dtype="float16")]
     proto = model(nodes, weights, {"x": (2, 8)}, {"y": TensorProto.FLOAT16}, kind=TensorProto.FLOAT16)
-    assert proved(proto).tolerance == 2e-2
+    assert proved(proto).tolerance == 1e-4
 
 
 RANDOM = {
@@ -354,43 +354,54 @@ def scored(
     return model(nodes, [weight("w1", 6, 3, 1, 1), weight("w2", 5, 6, 1, 1), *extra], IMAGE, outputs)
 
 
-def test_arg_max_is_compared_at_its_operand() -> None:
-    proto = scored(helper.make_node("ArgMax", ["scores"], ["y"], axis=1), outputs={"y": TensorProto.INT64})
-    assert proved(proto).outputs == ("scores",)
+BEST = helper.make_node("ArgMax", ["scores"], ["i"], axis=2, keepdims=1)
+STEPPED: dict[str, tuple[list[onnx.NodeProto], dict[str, int]]] = {
+    "an index": ([helper.make_node("ArgMax", ["scores"], ["y"], axis=1)], {"y": TensorProto.INT64}),
+    "values and indices": (
+        [helper.make_node("TopK", ["scores", "k"], ["y", "i"], axis=1)],
+        {"y": TensorProto.FLOAT, "i": TensorProto.INT64},
+    ),
+    "a threshold": ([helper.make_node("Greater", ["scores", "half"], ["y"])], {"y": TensorProto.BOOL}),
+    "what is gathered": ([BEST, helper.make_node("GatherElements", ["scores", "i"], ["y"], axis=2)], FLOAT),
+    "how many there are": ([helper.make_node("NonZero", ["scores"], ["y"])], {"y": TensorProto.INT64}),
+    "a step": ([helper.make_node("Floor", ["scores"], ["y"])], FLOAT),
+}
 
 
-def test_values_of_top_k_are_compared_and_its_indices_are_not() -> None:
-    k = numpy_helper.from_array(np.array([2]), "k")
-    top = helper.make_node("TopK", ["scores", "k"], ["y", "i"], axis=1)
-    proto = scored(top, outputs={"y": TensorProto.FLOAT, "i": TensorProto.INT64}, extra=[k])
-    assert set(proved(proto).outputs) == {"y", "scores"}
+@pytest.mark.parametrize("name", STEPPED)
+def test_what_rounding_turns_over_is_compared(name: str) -> None:
+    nodes, outputs = STEPPED[name]
+    constants = {"k": np.array([2]), "half": np.array(0.5, np.float32)}
+    extra = [numpy_helper.from_array(array, key) for key, array in constants.items()]
+    coupling, plan, small = pruned(scored(*nodes, outputs=outputs, extra=extra))
+    proof = prove(coupling, plan, small)
+    assert (proof.outputs, proof.silent, proof.pieces) == (tuple(outputs), (), None)
+    [wrong] = [t for t in small.graph.initializer if t.name == "w2"]
+    wrong.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(wrong), 1, axis=1), "w2"))
+    with pytest.raises(ProofFailed):
+        prove(coupling, plan, small)
 
 
-def test_a_threshold_is_compared_where_it_was_a_float() -> None:
-    half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
-    over = helper.make_node("Greater", ["scores", "half"], ["y"])
-    assert proved(scored(over, outputs={"y": TensorProto.BOOL}, extra=[half])).outputs == ("scores",)
+def test_a_sequence_is_compared_item_by_item() -> None:
+    halves = helper.make_node("SplitToSequence", ["scores"], ["y"], axis=2)
+    proto = scored(halves, outputs=FLOAT)
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    proto.graph.output[0].CopyFrom(helper.make_value_info("y", kind))
+    coupling, plan, small = pruned(proto)
+    assert prove(coupling, plan, small).outputs == ("y",)
 
 
-def test_what_is_gathered_by_an_order_is_not_compared() -> None:
-    best = helper.make_node("ArgMax", ["scores"], ["i"], axis=2, keepdims=1)
-    taken = helper.make_node("GatherElements", ["scores", "i"], ["y"], axis=2)
-    assert proved(scored(best, taken, outputs=FLOAT)).outputs == ("scores",)
-
-
-def test_kept_positions_of_a_tensor_inside_are_compared() -> None:
-    """The scores that are ordered carry cut channels themselves."""
+def test_an_output_that_says_nothing_is_named() -> None:
     nodes = [
         conv("x", "w1", "c"),
-        helper.make_node("ArgMax", ["c"], ["i"], axis=2),
-        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
-        conv("f", "w2", "y"),
+        conv("c", "w2", "y"),
+        helper.make_node("Greater", ["y", "far"], ["over"]),
+        helper.make_node("NonZero", ["over"], ["z"]),
     ]
-    proto = model(nodes, [weight("w1", 6, 3, 1, 1), weight("w2", 5, 6, 1, 1)], IMAGE, FLOAT)
-    coupling, plan, small = pruned(proto)
-    proof = prove(coupling, plan, small)
-    assert proof.outputs == ("c",)
-    assert proof.error <= 1e-6
+    far = numpy_helper.from_array(np.array(1e9, np.float32), "far")
+    weights = [weight("w1", 6, 3, 1, 1), weight("w2", 5, 6, 1, 1), far]
+    proof = proved(model(nodes, weights, IMAGE, {**FLOAT, "z": TensorProto.INT64}))
+    assert (proof.outputs, proof.silent) == (("y",), ("z",))
 
 
 # What can't be proved.
@@ -407,6 +418,28 @@ def test_missing_operator_is_named() -> None:
     )
     with pytest.raises(NotProved, match=r"^onnxruntime lacks com\.foo\.Bar$"):
         prove(coupling, plan, small)
+
+
+def constant() -> onnx.ModelProto:
+    """Its answer is zero unless an input is above 1000."""
+    nodes = [
+        conv("x", "w1", "c"),
+        conv("c", "w2", "d"),
+        helper.make_node("Greater", ["x", "far"], ["over"]),
+        helper.make_node("Where", ["over", "d", "zero"], ["y"]),
+    ]
+    weights = [weight("w1", 6, 3, 1, 1), weight("w2", 3, 6, 1, 1)]
+    for name, value in (("far", 1000), ("zero", 0)):
+        weights.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    return model(nodes, weights, IMAGE, FLOAT)
+
+
+def test_inputs_that_it_answers_to_may_be_given() -> None:
+    coupling, plan, small = pruned(constant())
+    with pytest.raises(NotProved, match=r"^the outputs are empty, constant or not finite on every input"):
+        prove(coupling, plan, small)
+    x = np.random.default_rng(0).uniform(0, 2000, IMAGE["x"]).astype(np.float32)
+    assert prove(coupling, plan, small, feeds=[{"x": x}]).outputs == ("y",)
 
 
 def test_constant_answers_prove_nothing() -> None:

@@ -57,7 +57,7 @@ def test_the_whole_page() -> None:
         *(f"     0 %  no rule for Op{i} (w{i} dim 0)" for i in range(3)),
         "  and 2 more reasons; --verbose shows all",
         "",
-        "✓ surgery proved: max relative error 3e-7 against masking (2 input shapes)",
+        "✓ surgery proved: max relative error 3e-7 against masking (2 sets of inputs)",
         "· drift from the unpruned model: relative error 1.17, cosine 0.812, top-1",
         "  agreement 12.5 % (64 samples, random inputs)",
         "· rounding kept 32 channels more",
@@ -90,8 +90,8 @@ def test_verbose_shows_all_groups_reasons_stages_and_versions() -> None:
 
 
 def test_not_proved_is_said_with_the_reason() -> None:
-    lines = page(resnet50(proof=None, not_proved="onnxruntime lacks com.acme.Foo"))
-    assert "✗ NOT PROVED: onnxruntime lacks com.acme.Foo" in lines
+    lines = page(resnet50(proof=None, not_proved="--no-validate"))
+    assert "✗ NOT PROVED: --no-validate" in lines
 
 
 def test_a_dry_run_says_that_nothing_was_done() -> None:

@@ -131,9 +131,9 @@ def one(model: onnx.ModelProto, feeds: dict[str, Any] | None, ratio: float) -> t
     from attempt import attempt
 
     from onnx_prune.analyse import couple
-    from onnx_prune.errors import ProofFailed
+    from onnx_prune.errors import NotProved, ProofFailed
     from onnx_prune.graph import Graph
-    from onnx_prune.prove import NotProved, prove
+    from onnx_prune.prove import prove
     from onnx_prune.settings import Budget
 
     coupling = couple(Graph(model))

@@ -62,9 +62,9 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
 
     from onnx_prune import files
     from onnx_prune.analyse import couple
-    from onnx_prune.errors import ProofFailed
+    from onnx_prune.errors import NotProved, ProofFailed
     from onnx_prune.graph import Graph
-    from onnx_prune.prove import NotProved, prove
+    from onnx_prune.prove import prove
     from onnx_prune.settings import Budget
 
     start = time.perf_counter()
@@ -88,6 +88,9 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
         try:
             proof = prove(coupling, plan, small, folder=graph.folder, feeds=feeds_of(name, zoo))
             row.error, row.outputs = proof.error, len(proof.outputs)
+            pieces = f"in pieces, {proof.pieces} seams" if proof.pieces is not None else ""
+            silent = f"not compared: {', '.join(proof.silent)}" if proof.silent else ""
+            row.note = "; ".join(filter(None, (row.note, pieces, silent)))
         except NotProved as error:
             row.status, row.note = "unproved", str(error)
         except ProofFailed as error:
