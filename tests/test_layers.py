@@ -16,9 +16,10 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words"},
-    {"relation", "wire", "settings", "wellformed", "atomic"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "nodes"},
     {"unify", "pattern", "tensors", "restate", "command"},
-    {"rules", "graph", "runtime", "options", "files"},
+    {"rules", "flatten", "runtime", "options", "files"},
+    {"graph"},
     {"shapes", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
