@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_prune import tensors
 from onnx_prune.flatten import flatten
-from onnx_prune.nodes import Node, graph_at, names_read
+from onnx_prune.nodes import Node, graph_at, names_read, within
 
 # Shape constants and index tables are no parameters; quantized weights are.
 _NOT_PARAMETERS = {
@@ -39,10 +39,10 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
-        self.model = model = _inlined(model) if model.functions else model
+        self.model = model = _inlined(model)
         self.folder = folder
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-        self.nodes, self.bodies = flatten(model.graph, self.opsets.get("", 1))
+        self.nodes, self.bodies = flatten(model.graph)
         self.initializers: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
         for body in self.bodies:
             inner = graph_at(model.graph, body.path).initializer
@@ -109,7 +109,10 @@ def weight_of(key: str) -> str:
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without local functions, but for those of another opset than its own; a new object."""
+    """The model, or a new one without local functions but for those of another opset, where any is called."""
+    made = {(function.domain, function.name) for function in model.functions}
+    if not made or not any((node.domain, node.op_type) in made for node in within(model.graph.node)):
+        return model
     import onnx.inliner  # seldom needed
 
     slim = onnx.ModelProto()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx
 
 from onnx_prune.graph import Graph
@@ -23,6 +24,9 @@ _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
+# The step of loops at which their bodies are looked at, at each assignment: sizes may differ from step to
+# step.  There may be no second step, or (None) a body may not run on its own: a branch that is not taken.
+_STEPS: tuple[tuple[int | None, ...], ...] = ((0, 1), (0, 0), (None, None))
 _VALUE_SHAPED = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop", "Loop.stack", "Range"}
 
 
@@ -45,37 +49,42 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     """Shapes at the first assignment, and at the second where something is dynamic.
 
     Where the runtime refuses every assignment (custom operators), what inference found is returned;
-    tensors without a shape are then missing.  So are those in bodies that do not run on their own: a
-    branch that is not taken may not.
+    tensors without a shape are then missing.
     """
+    inside = {name for node in graph.nodes if node.inner for name in node.outputs}
     for scale in _SCALES:
-        found = [_static(graph, inputs) for inputs in _assignments(graph, scale)]
-        missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
-        if missing and len(found) == 1 and _value_shaped(graph):
-            found.append(replace(found[0], known=dict(found[0].known)))
-        inside = {name for node in graph.nodes if node.inner for name in node.outputs}
-        try:
-            try:
-                _probe_all(graph, found, missing)
-            except RunError:
-                if not inside:
-                    raise
+        for steps in _STEPS if inside else _STEPS[-1:]:
+            found = list(_found(graph, scale, steps))
+            missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
+            if missing and len(found) == 1 and _value_shaped(graph):
+                found.append(replace(found[0], known=dict(found[0].known)))
+            if None in steps:
                 missing = [name for name in missing if name not in inside]
-                _probe_all(graph, found, missing, inside=False)
-        except RunError:
-            if len(found) > 1 and scale != _SCALES[-1] and found[0].inputs != found[1].inputs:
+            try:
+                for shapes, noises, step in zip(found, _NOISES, steps, strict=False):
+                    _probe(graph, shapes, missing, noises, step)
+            except RunError:
                 continue
-            for shapes in found:
-                _probe_prefix(graph, shapes, missing)
-        break
-    if len(found) == 1 or found[0].known == found[1].known:
-        return found[0], None
-    return found[0], found[1]
+            return _differing(found)
+        if len(found) == 1 or found[0].inputs == found[1].inputs:
+            break
+    for shapes in found:
+        _probe_prefix(graph, shapes, missing)
+    return _differing(found)
 
 
-def _probe_all(graph: Graph, found: list[Shapes], missing: list[str], *, inside: bool = True) -> None:
-    for shapes, noises in zip(found, _NOISES, strict=False):
-        _probe(graph, shapes, missing, noises, inside)
+def _found(graph: Graph, scale: int, steps: tuple[int | None, ...]) -> Iterator[Shapes]:
+    """What is found without running anything, also for the second step of loops."""
+    assignments = list(_assignments(graph, scale))
+    if len(assignments) == 1 and steps[0] != steps[1]:
+        assignments *= 2
+    for inputs, step in zip(assignments, steps, strict=False):
+        yield _static(graph, inputs, step or 0)
+
+
+def _differing(found: list[Shapes]) -> tuple[Shapes, Shapes | None]:
+    same = len(found) == 1 or found[0].known == found[1].known
+    return found[0], None if same else found[1]
 
 
 def _value_shaped(graph: Graph) -> bool:
@@ -101,7 +110,7 @@ def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes
     }
     if inputs == analysed.inputs:
         return analysed
-    found = _static(graph, inputs)
+    found = _static(graph, inputs, 0)
     return found if all(name in found.known for name in analysed.known) else analysed
 
 
@@ -150,14 +159,14 @@ def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
     return kind.tensor_type
 
 
-def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
+def _skeleton(graph: Graph, inputs: dict[str, Shape], step: int) -> onnx.ModelProto:
     """The model without its large weights (their shapes stay, as inputs) and with fixed inputs."""
     source = graph.model
     model = onnx.ModelProto(ir_version=max(source.ir_version, 4))
     model.opset_import.extend(source.opset_import)
     model.functions.extend(source.functions)
     model.graph.name = source.graph.name
-    model.graph.node.extend(_laid_out(graph.nodes))
+    model.graph.node.extend(_laid_out(graph.nodes, step))
     for value in graph.inputs:
         if not value.type.HasField("tensor_type"):
             model.graph.input.append(value)
@@ -181,11 +190,18 @@ def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
     return model
 
 
-def _laid_out(nodes: Sequence[Node], *, inside: bool = True) -> Iterator[onnx.NodeProto]:
-    """The nodes, and before each that has bodies one step of these, unless `inside` is False."""
+def _laid_out(nodes: Sequence[Node], step: int | None) -> Iterator[onnx.NodeProto]:
+    """The nodes, and before each that has bodies these, as they run at a step; without them if it is None."""
     for node in nodes:
-        if inside or not node.inner:
-            yield from node.step
+        if step is None and node.inner:
+            continue
+        for proto in node.step:
+            if step and node.part == ".count":
+                value = np.full_like(onnx.numpy_helper.to_array(proto.attribute[0].t), step)
+                number = onnx.numpy_helper.from_array(value)
+                yield onnx.helper.make_node("Constant", [], proto.output, value=number)
+            else:
+                yield proto
 
 
 def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfoProto]:
@@ -207,14 +223,14 @@ def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfo
             yield fixed
 
 
-def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
-    """What onnx's own inference finds without running anything."""
+def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
+    """What onnx's own inference finds without running anything, at a step of loops."""
     tensors = [value.name for value in graph.inputs if value.type.HasField("tensor_type")]
     shapes = Shapes(inputs, {name: inputs[name] for name in tensors})
     for name, tensor in graph.weights.items():
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
-    model = onnx.shape_inference.infer_shapes(_skeleton(graph, inputs), data_prop=True)
+    model = onnx.shape_inference.infer_shapes(_skeleton(graph, inputs, step), data_prop=True)
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type
         if kind.elem_type:
@@ -225,7 +241,7 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
 
 
 def _probe(
-    graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...], inside: bool
+    graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...], step: int | None
 ) -> None:
     """Run the graph and read the shapes of the tensors that inference left open.
 
@@ -234,7 +250,7 @@ def _probe(
     """
     if not missing:
         return
-    session = Session(_probing(graph, shapes, missing, len(graph.nodes), inside), graph.folder)
+    session = Session(_probing(graph, shapes, missing, len(graph.nodes), step), graph.folder)
     best: dict[str, Shape] | None = None
     error: RunError | None = None
     for noise in noises:
@@ -277,7 +293,7 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         middle = (good + bad) // 2
         wanted = [name for name in missing if index[name] < middle]
         try:
-            session = Session(_probing(graph, shapes, wanted, middle, inside=False), graph.folder)
+            session = Session(_probing(graph, shapes, wanted, middle, None), graph.folder)
             values = session.run(random_feeds(graph.inputs, shapes.inputs), _outputs(wanted))
         except RunError:
             bad = middle
@@ -288,7 +304,7 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
 
 
 def _probing(
-    graph: Graph, shapes: Shapes, wanted: list[str], nodes: int, inside: bool
+    graph: Graph, shapes: Shapes, wanted: list[str], nodes: int, step: int | None
 ) -> onnx.ModelProto:
     """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor.
 
@@ -298,10 +314,10 @@ def _probing(
     model.CopyFrom(graph.model)
     _fix_inputs(model, shapes.inputs)
     del model.graph.node[:]
-    model.graph.node.extend(_laid_out(graph.nodes[:nodes], inside=inside))
+    model.graph.node.extend(_laid_out(graph.nodes[:nodes], step))
     own = {tensor.name for tensor in graph.model.graph.initializer}
     for name, tensor in graph.initializers.items():
-        if name not in own and inside:
+        if name not in own and step is not None:
             model.graph.initializer.add().CopyFrom(tensor)
             model.graph.initializer[-1].name = name
     del model.graph.value_info[:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from onnx_prune.analyse import SINGLE
 from onnx_prune.coupling import Coupling

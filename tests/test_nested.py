@@ -66,7 +66,9 @@ def branching(
 
 
 def test_branches_read_outer_weights() -> None:
-    model = branching(["t = MatMul(x, w1)"], ["e = MatMul(x, w2)"], {"w1": noise(4, 8), "w2": noise(4, 8, seed=1)})
+    model = branching(
+        ["t = MatMul(x, w1)"], ["e = MatMul(x, w2)"], {"w1": noise(4, 8), "w2": noise(4, 8, seed=1)}
+    )
     coupling = analyse(model)
     assert groups_of(coupling) == {(8, places(("w1", 1), ("w2", 1), ("w", 0)))}
     assert {m.role for m in group_of(coupling, "w1", 1).members} == {"producer", "consumer"}
@@ -230,7 +232,13 @@ def test_what_a_loop_never_changes_is_a_weight_inside() -> None:
     counts = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "on": TensorProto.BOOL}
     step = body(
         "step",
-        ["on = Identity(go)", "now = Gather(x, i)", "a = MatMul(now, k)", "b = Add(a, v)", "next = Add(b, h)"],
+        [
+            "on = Identity(go)",
+            "now = Gather(x, i)",
+            "a = MatMul(now, k)",
+            "b = Add(a, v)",
+            "next = Add(b, h)",
+        ],
         {"i": (), "go": (), "h": (2, 8), "k": (4, 8), "v": (8,)},
         {"on": (), "next": (2, 8), "k": (4, 8), "v": (8,)},
         kinds=counts,
@@ -252,7 +260,12 @@ def test_a_state_that_grows_is_held() -> None:
     counts = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "on": TensorProto.BOOL}
     step = body(
         "step",
-        ["on = Identity(go)", "now = Gather(x, i)", "a = MatMul(now, wi)", node("next = Concat(h, a)", axis=0)],
+        [
+            "on = Identity(go)",
+            "now = Gather(x, i)",
+            "a = MatMul(now, wi)",
+            node("next = Concat(h, a)", axis=0),
+        ],
         {"i": (), "go": (), "h": ()},
         {"on": (), "next": ()},
         kinds=counts,
@@ -266,6 +279,59 @@ def test_a_state_that_grows_is_held() -> None:
     coupling = analyse(build(nodes, weights, {"x": (5, 2, 4)}, {"y": (3,)}))
     assert coupling.groups == ()
     assert why(coupling, "wi", 1) == {"Loop rnn: what it carries changes its shape from step to step"}
+
+
+def test_sizes_that_count_steps_are_held() -> None:
+    """At the first step (steps channels) look like channels alone."""
+    model = looping(
+        [
+            "p = MatMul(x, wi)",
+            "more = Add(i, one)",
+            "seen = Slice(p, none, more)",
+            node("turned = Transpose(seen)", perm=[1, 0, 2]),
+            "flat = Reshape(turned, rows)",
+            "gates = Sigmoid(flat)",
+            node("total = ReduceSum(gates, one)", keepdims=1),
+            "next = Add(total, h)",
+        ],
+        {"wi": noise(4, 8), "h0": np.zeros((2, 8), np.float32)},
+        inner={"one": np.array([1]), "none": np.array([0]), "rows": np.array([2, -1])},
+    )
+    coupling = analyse(model)
+    assert {m.weight for group in coupling.groups for m in group.members} == {"h0", "w"}
+    reason = "Reshape rnn/body/flat: how it is regrouped changes with the dynamic sizes"
+    assert why(coupling, "wi", 1) == {reason}
+    assert halved(model)[1] <= 1e-6
+
+
+def test_a_loop_of_one_step() -> None:
+    """There is no second step to look at."""
+    model = looping(
+        ["a = MatMul(now, wi)", "b = Reshape(a, rows)", "next = Add(b, h)"],
+        {"wi": noise(4, 8), "h0": np.zeros((2, 8), np.float32), "five": np.array(1)},
+        inner={"rows": np.array([-1, 8])},
+    )
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    coupling = analyse(model)
+    assert groups_of(coupling) == {(8, places(("wi", 1), ("h0", 1), ("w", 0)))}
+    assert halved(model)[1] <= 1e-6
+
+
+def test_a_branch_that_does_not_run_on_its_own() -> None:
+    """The branch that is not taken indexes beyond its table; what can be told of sizes without running it is."""
+    model = branching(
+        ["t = MatMul(x, w1)"],
+        ["g = Gather(w2, far)", "n = NonZero(x)", "a = Reshape(g, rows)", "e = MatMul(x, a)"],
+        {
+            "w1": noise(4, 8),
+            "w2": noise(4, 8, seed=1),
+            "far": np.array([0, 1, 2, 9]),
+            "rows": np.array([4, -1]),
+        },
+    )
+    coupling = analyse(model)
+    assert groups_of(coupling) == {(8, places(("w1", 1), ("w2", 1), ("w", 0)))}
 
 
 def test_a_body_in_a_body() -> None:
@@ -372,7 +438,7 @@ def test_other_channels_inside_a_body_are_caught(shift: int) -> None:
     [group] = coupling.groups
     plan = {group.atom: np.arange(8) < 4}
     small = cut(coupling, plan).whole()
-    [tensor] = [a.g for a in small.graph.node[0].attribute if a.name == "body"][0].initializer
+    [tensor] = next(a.g for a in small.graph.node[0].attribute if a.name == "body").initializer
     tensor.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(tensor), shift, 0), tensor.name))
     with pytest.raises(ProofFailed, match="differs from the masked original"):
         prove(coupling, plan, small)
@@ -391,7 +457,9 @@ def test_local_functions_are_written_out() -> None:
         [helper.make_opsetid("", 17)],
     )
     nodes = [node("h = mine.Layer(x, w1)"), node("y = mine.Layer(h, w2)")]
-    model = build(nodes, {"w1": noise(4, 8), "w2": noise(8, 3)}, {"x": (2, 4)}, {"y": (2, 3)}, domains=["mine"])
+    model = build(
+        nodes, {"w1": noise(4, 8), "w2": noise(8, 3)}, {"x": (2, 4)}, {"y": (2, 3)}, domains=["mine"]
+    )
     model.functions.append(layer)
     coupling = analyse(model)
     assert groups_of(coupling) == {(8, places(("w1", 1), ("w2", 0)))}
@@ -409,6 +477,8 @@ def test_a_function_of_another_opset_stays_a_call() -> None:
         "mine", "Layer", ["a", "k"], ["c"], [node("c = MatMul(a, k)")], [helper.make_opsetid("", 11)]
     )
     nodes = [node("h = mine.Layer(x, w1)"), "y = MatMul(h, w2)"]
-    model = build(nodes, {"w1": noise(4, 8), "w2": noise(8, 3)}, {"x": (2, 4)}, {"y": (2, 3)}, domains=["mine"])
+    model = build(
+        nodes, {"w1": noise(4, 8), "w2": noise(8, 3)}, {"x": (2, 4)}, {"y": (2, 3)}, domains=["mine"]
+    )
     model.functions.append(layer)
     assert why(analyse(model), "w1", 1) == {"no rule for mine.Layer (mine.Layer h)"}
