@@ -8,18 +8,16 @@ by construction.  The bodies of If, Loop and Scan are laid out beside them for o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import onnx
 
 from onnx_prune.graph import Graph
-from onnx_prune.nodes import Node
+from onnx_prune.layout import element, probing, skeleton
 from onnx_prune.runtime import RunError, Session, random_feeds
 
 Shape = tuple[int, ...]
-_SMALL = 1024  # elements: shape operands and index tables stay in the skeleton, weights do not
 _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
@@ -125,7 +123,7 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
     layout: dict[str, list[int | str]] = {}
     for value in graph.inputs:
         row: list[int | str] = []
-        for j, dim in enumerate(_element(value.type).shape.dim):
+        for j, dim in enumerate(element(value.type).shape.dim):
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 row.append(dim.dim_value)
                 continue
@@ -149,80 +147,6 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
         yield {name: tuple(map(prime, row)) for name, row in layout.items()}
 
 
-def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
-    """The tensors of a sequence or optional, or the tensor itself."""
-    while not kind.HasField("tensor_type"):
-        inner = kind.optional_type if kind.HasField("optional_type") else kind.sequence_type
-        if not inner.HasField("elem_type"):  # a map, or no type at all
-            break
-        kind = inner.elem_type
-    return kind.tensor_type
-
-
-def _skeleton(graph: Graph, inputs: dict[str, Shape], step: int) -> onnx.ModelProto:
-    """The model without its large weights (their shapes stay, as inputs) and with fixed inputs."""
-    source = graph.model
-    model = onnx.ModelProto(ir_version=max(source.ir_version, 4))
-    model.opset_import.extend(source.opset_import)
-    model.functions.extend(source.functions)
-    model.graph.name = source.graph.name
-    model.graph.node.extend(_laid_out(graph.nodes, step))
-    for value in graph.inputs:
-        if not value.type.HasField("tensor_type"):
-            model.graph.input.append(value)
-            continue
-        kind = value.type.tensor_type.elem_type
-        fixed = onnx.helper.make_tensor_value_info(value.name, kind, inputs[value.name])
-        model.graph.input.append(fixed)
-    for name, tensor in graph.initializers.items():
-        count = 1
-        for n in tensor.dims:
-            count *= n
-        if count > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
-            model.graph.input.append(info)
-        else:
-            model.graph.initializer.add().CopyFrom(tensor)
-            model.graph.initializer[-1].name = name
-    for value in source.graph.output:
-        model.graph.output.append(onnx.ValueInfoProto(name=value.name))
-    model.graph.value_info.extend(_declared(graph, inputs))
-    return model
-
-
-def _laid_out(nodes: Sequence[Node], step: int | None) -> Iterator[onnx.NodeProto]:
-    """The nodes, and before each that has bodies these, as they run at a step; without them if it is None."""
-    for node in nodes:
-        if step is None and node.inner:
-            continue
-        for proto in node.step:
-            if step and node.part == ".count":
-                value = np.full_like(onnx.numpy_helper.to_array(proto.attribute[0].t), step)
-                number = onnx.numpy_helper.from_array(value)
-                yield onnx.helper.make_node("Constant", [], proto.output, value=number)
-            else:
-                yield proto
-
-
-def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfoProto]:
-    """What the model declares of results that inference knows nothing of: custom operators'."""
-    sizes = {
-        dim.dim_param: n
-        for value in graph.inputs
-        for dim, n in zip(_element(value.type).shape.dim, inputs[value.name], strict=True)
-        if dim.dim_param
-    }
-    foreign = {name for node in graph.nodes if node.domain for name in node.outputs}
-    for value in graph.model.graph.value_info if foreign else ():
-        if value.name in foreign:
-            fixed = onnx.ValueInfoProto()
-            fixed.CopyFrom(value)
-            for dim in fixed.type.tensor_type.shape.dim:
-                if dim.dim_param in sizes:
-                    dim.dim_value = sizes[dim.dim_param]
-            yield fixed
-
-
 def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
     """What onnx's own inference finds without running anything, at a step of loops."""
     tensors = [value.name for value in graph.inputs if value.type.HasField("tensor_type")]
@@ -230,7 +154,7 @@ def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
     for name, tensor in graph.weights.items():
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
-    model = onnx.shape_inference.infer_shapes(_skeleton(graph, inputs, step), data_prop=True)
+    model = onnx.shape_inference.infer_shapes(skeleton(graph, inputs, step), data_prop=True)
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type
         if kind.elem_type:
@@ -250,7 +174,7 @@ def _probe(
     """
     if not missing:
         return
-    session = Session(_probing(graph, shapes, missing, len(graph.nodes), step), graph.folder)
+    session = Session(probing(graph, shapes.inputs, missing, len(graph.nodes), step), graph.folder)
     best: dict[str, Shape] | None = None
     error: RunError | None = None
     for noise in noises:
@@ -293,7 +217,7 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         middle = (good + bad) // 2
         wanted = [name for name in missing if index[name] < middle]
         try:
-            session = Session(_probing(graph, shapes, wanted, middle, None), graph.folder)
+            session = Session(probing(graph, shapes.inputs, wanted, middle, None), graph.folder)
             values = session.run(random_feeds(graph.inputs, shapes.inputs), _outputs(wanted))
         except RunError:
             bad = middle
@@ -301,35 +225,3 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         good = middle
         shapes.known.update((n, tuple(map(int, v))) for n, v in zip(wanted, values, strict=True))
         shapes.types.update(_told(session, wanted))
-
-
-def _probing(
-    graph: Graph, shapes: Shapes, wanted: list[str], nodes: int, step: int | None
-) -> onnx.ModelProto:
-    """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor.
-
-    The tensors are outputs too: nobody fetches them, but the runtime tells their types.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    _fix_inputs(model, shapes.inputs)
-    del model.graph.node[:]
-    model.graph.node.extend(_laid_out(graph.nodes[:nodes], step))
-    own = {tensor.name for tensor in graph.model.graph.initializer}
-    for name, tensor in graph.initializers.items():
-        if name not in own and step is not None:
-            model.graph.initializer.add().CopyFrom(tensor)
-            model.graph.initializer[-1].name = name
-    del model.graph.value_info[:]
-    del model.graph.output[:]
-    for j, name in enumerate(wanted):
-        model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape of {j}"]))
-        model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    return model
-
-
-def _fix_inputs(model: onnx.ModelProto, inputs: dict[str, Shape]) -> None:
-    for value in model.graph.input:
-        for dim, n in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
-            dim.dim_value = n

@@ -20,7 +20,7 @@ LAYERS = [
     {"unify", "pattern", "tensors", "restate", "command"},
     {"rules", "flatten", "runtime", "options", "files"},
     {"graph"},
-    {"shapes", "fold", "computed", "codes", "zeros"},
+    {"shapes", "layout", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},

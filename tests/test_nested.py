@@ -319,7 +319,7 @@ def test_a_loop_of_one_step() -> None:
 
 
 def test_a_branch_that_does_not_run_on_its_own() -> None:
-    """The branch that is not taken indexes beyond its table; what can be told of sizes without running it is."""
+    """The branch that is not taken indexes beyond its table; its sizes are told without running it."""
     model = branching(
         ["t = MatMul(x, w1)"],
         ["g = Gather(w2, far)", "n = NonZero(x)", "a = Reshape(g, rows)", "e = MatMul(x, a)"],
