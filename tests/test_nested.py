@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,11 +11,25 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import check_model
 
+from onnx_prune import prune
+from onnx_prune.cost import savings, total_macs
 from onnx_prune.cut import cut
-from onnx_prune.errors import ProofFailed
+from onnx_prune.errors import NothingToPrune, ProofFailed
 from onnx_prune.prove import prove
 from tests import zoo
-from tests.graphs import Array, analyse, build, group_of, groups_of, halved, initializers, node, noise, why
+from tests.graphs import (
+    Array,
+    Dims,
+    analyse,
+    build,
+    group_of,
+    groups_of,
+    halved,
+    initializers,
+    node,
+    noise,
+    why,
+)
 
 FLOAT = TensorProto.FLOAT
 
@@ -22,14 +37,14 @@ FLOAT = TensorProto.FLOAT
 def body(
     name: str,
     nodes: Sequence[onnx.NodeProto | str],
-    inputs: Mapping[str, Sequence[int]],
-    outputs: Mapping[str, Sequence[int]],
+    inputs: Mapping[str, Dims],
+    outputs: Mapping[str, Dims],
     weights: Mapping[str, Array] | None = None,
     kinds: Mapping[str, int] | None = None,
 ) -> onnx.GraphProto:
     """The graph inside a node; floats but for those in `kinds`."""
 
-    def values(named: Mapping[str, Sequence[int]]) -> list[onnx.ValueInfoProto]:
+    def values(named: Mapping[str, Dims]) -> list[onnx.ValueInfoProto]:
         return [helper.make_tensor_value_info(n, (kinds or {}).get(n, FLOAT), d) for n, d in named.items()]
 
     made = [numpy_helper.from_array(array, key) for key, array in (weights or {}).items()]
@@ -164,6 +179,20 @@ def test_what_nobody_reads_in_a_body_goes() -> None:
 # Loop and Scan
 
 
+def stepping(
+    nodes: Sequence[onnx.NodeProto | str],
+    inputs: Mapping[str, Dims],
+    outputs: Mapping[str, Dims],
+    weights: Mapping[str, Array] | None = None,
+) -> onnx.GraphProto:
+    """The body of a Loop that reads one step of x as `now` and does not stop by itself."""
+    kinds = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "on": TensorProto.BOOL}
+    first = ["on = Identity(go)", "now = Gather(x, i)"]
+    return body(
+        "step", [*first, *nodes], {"i": (), "go": (), **inputs}, {"on": (), **outputs}, weights, kinds
+    )
+
+
 def looping(
     step: Sequence[onnx.NodeProto | str],
     weights: Mapping[str, Array],
@@ -171,21 +200,15 @@ def looping(
     first: str = "h0",
     before: Sequence[onnx.NodeProto | str] = (),
     inner: Mapping[str, Array] | None = None,
-    carried: Sequence[int] = (2, 8),
+    batch: int | str = 2,
 ) -> onnx.ModelProto:
     """Five steps over x (time batch channels): `next` from `h` and `now`, which is given out as `out` too."""
-    counts = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "on": TensorProto.BOOL}
-    loop = body(
-        "step",
-        ["on = Identity(go)", "now = Gather(x, i)", *step, "out = Identity(next)"],
-        {"i": (), "go": (), "h": carried},
-        {"on": (), "next": carried, "out": carried},
-        inner,
-        counts,
+    loop = stepping(
+        [*step, "out = Identity(next)"], {"h": (batch, 8)}, {"next": (batch, 8), "out": (batch, 8)}, inner
     )
     nodes = [*before, node(f"last, all = Loop(five, yes, {first})", "rnn", body=loop), "y = MatMul(all, w)"]
     every = {"five": np.array(5), "yes": np.array(True), "w": noise(8, 3), **weights}
-    return build(nodes, every, {"x": (5, 2, 4)}, {"y": (5, 2, 3)})
+    return build(nodes, every, {"x": (5, batch, 4)}, {"y": (5, batch, 3)})
 
 
 def test_a_loop_carries_its_state() -> None:
@@ -229,19 +252,10 @@ def test_a_state_that_comes_from_a_graph_input_is_held() -> None:
 
 def test_what_a_loop_never_changes_is_a_weight_inside() -> None:
     """Keras hands its weights through every step."""
-    counts = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "on": TensorProto.BOOL}
-    step = body(
-        "step",
-        [
-            "on = Identity(go)",
-            "now = Gather(x, i)",
-            "a = MatMul(now, k)",
-            "b = Add(a, v)",
-            "next = Add(b, h)",
-        ],
-        {"i": (), "go": (), "h": (2, 8), "k": (4, 8), "v": (8,)},
-        {"on": (), "next": (2, 8), "k": (4, 8), "v": (8,)},
-        kinds=counts,
+    step = stepping(
+        ["a = MatMul(now, k)", "b = Add(a, v)", "next = Add(b, h)"],
+        {"h": (2, 8), "k": (4, 8), "v": (8,)},
+        {"next": (2, 8), "k": (4, 8), "v": (8,)},
     )
     nodes = [node("last, k1, v1 = Loop(five, yes, h0, wi, bias)", "rnn", body=step), "y = MatMul(last, w)"]
     weights = {"wi": noise(4, 8), "bias": noise(8), "h0": np.zeros((2, 8), np.float32), "w": noise(8, 3)}
@@ -257,19 +271,7 @@ def test_what_a_loop_never_changes_is_a_weight_inside() -> None:
 
 def test_a_state_that_grows_is_held() -> None:
     """Sizes inside are other ones at every step."""
-    counts = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "on": TensorProto.BOOL}
-    step = body(
-        "step",
-        [
-            "on = Identity(go)",
-            "now = Gather(x, i)",
-            "a = MatMul(now, wi)",
-            node("next = Concat(h, a)", axis=0),
-        ],
-        {"i": (), "go": (), "h": ()},
-        {"on": (), "next": ()},
-        kinds=counts,
-    )
+    step = stepping(["a = MatMul(now, wi)", node("next = Concat(h, a)", axis=0)], {"h": ()}, {"next": ()})
     for value in (step.input[2], step.output[1]):
         value.type.tensor_type.ClearField("shape")
     nodes = [node("last = Loop(five, yes, h0)", "rnn", body=step), "s = MatMul(last, w)"]
@@ -332,6 +334,119 @@ def test_a_branch_that_does_not_run_on_its_own() -> None:
     )
     coupling = analyse(model)
     assert groups_of(coupling) == {(8, places(("w1", 1), ("w2", 1), ("w", 0)))}
+
+
+BATCHED = [  # zeros of (batch 8), the batch read off x
+    "s = Shape(x)",
+    "n = Gather(s, one)",
+    node("hs = Concat(n, eight)", axis=0),
+    node("h0 = ConstantOfShape(hs)", value=numpy_helper.from_array(np.zeros(1, np.float32))),
+]
+SIZES = {"one": np.array([1]), "eight": np.array([8]), "wi": noise(4, 8)}
+HEADS = [
+    "a = MatMul(now, wi)",
+    "sa = Shape(a)",
+    "ba = Gather(sa, first)",
+    node("split = Concat(ba, heads)", axis=0),
+    "b = Reshape(a, split)",
+    "c = Relu(b)",
+    "d = Reshape(c, flat)",
+    "next = Add(d, h)",
+]
+
+
+@pytest.mark.parametrize(
+    ("step", "inner"),
+    [
+        pytest.param(
+            HEADS, {"first": np.array([0]), "heads": np.array([2, 4]), "flat": np.array([0, 8])}, id="heads"
+        ),
+        pytest.param(
+            ["a = MatMul(now, wi)", "f = Expand(zero, hs)", "b = Add(a, f)", "next = Add(b, h)"],
+            {"zero": np.float32(0)},
+            id="zeros as wide as the state",
+        ),
+        pytest.param(
+            ["a = MatMul(now, wi)", "f = Expand(two, hs)", "b = Add(a, f)", "next = Sigmoid(b)"],
+            {"two": np.float32(2)},
+            id="twos as wide as the state",
+        ),
+        pytest.param(
+            ["a = MatMul(now, wi)", "b = LayerNormalization(a, gamma)", "next = Add(b, h)"],
+            {"gamma": noise(8)},
+            id="a statistic over the kept",
+        ),
+    ],
+)
+def test_sizes_in_a_body_follow_at_any_batch(
+    step: Sequence[onnx.NodeProto | str], inner: Mapping[str, Array]
+) -> None:
+    model = looping(step, SIZES, before=BATCHED, inner=inner, batch="n")
+    coupling = analyse(model)
+    assert coupling.probe is not None
+    assert coupling.groups
+    _, error, small = halved(model)
+    check_model(small, full_check=True)
+    assert error <= 1e-6
+
+
+def test_states_that_change_places() -> None:
+    step = stepping(
+        ["a = MatMul(now, wi)", "next = Add(a, h)"], {"h": (2, 8), "c": (2, 8)}, {"c": (2, 8), "next": (2, 8)}
+    )
+    nodes = [
+        node("last, other = Loop(five, yes, h0, c0)", body=step),
+        "s = Sub(last, other)",
+        "y = MatMul(s, w)",
+    ]
+    weights = {"five": np.array(5), "yes": np.array(True), "wi": noise(4, 8), "w": noise(8, 3)}
+    weights |= {"h0": noise(2, 8), "c0": noise(2, 8, seed=1)}
+    model = build(nodes, weights, {"x": (5, 2, 4)}, {"y": (2, 3)})
+    assert groups_of(analyse(model)) == {(8, places(("h0", 1), ("c0", 1), ("wi", 1), ("w", 0)))}
+    assert halved(model)[1] <= 1e-6
+
+
+def test_a_layer_with_an_attribute_of_size_in_a_branch() -> None:
+    r = noise(1, 24, 8) / 4
+    model = branching(
+        ["u = Unsqueeze(x, first)", node("g = GRU(u, k, r)", hidden_size=8), "t = Squeeze(g, both)"],
+        ["e = MatMul(x, w2)"],
+        {"k": noise(1, 24, 4), "w2": noise(4, 8), "first": np.array([0]), "both": np.array([0, 1])},
+        ({"r": r}, {}),
+    )
+    sizes, error, small = halved(model)
+    assert sizes == {"pick/then_branch/r:2": 8}
+    assert error <= 1e-6
+    [then] = [a.g for a in small.graph.node[2].attribute if a.name == "then_branch"]
+    assert [a.i for a in then.node[1].attribute] == [4]
+
+
+def test_work_in_a_body_counts_at_every_step() -> None:
+    model = looping(
+        ["a = MatMul(now, wi)", "b = MatMul(h, wh)", "c = Add(a, b)", "next = Tanh(c)"],
+        {"wi": noise(4, 8), "wh": noise(8, 8), "h0": np.zeros((2, 8), np.float32)},
+    )
+    coupling = analyse(model)
+    assert total_macs(coupling.graph, coupling.shapes.known) == 5 * 2 * (4 * 8 + 8 * 8 + 8 * 3)
+    [group] = coupling.groups
+    [(params, macs)] = savings(coupling, {group.atom: 4}, coupling.shapes.known).values()
+    assert params == 2 * 4 + 4 * 4 + (8 * 8 - 4 * 4) + 4 * 3
+    assert macs == 5 * 2 * (4 * 4 + (8 * 8 - 4 * 4) + 4 * 3)
+
+
+def test_a_plan_names_what_is_inside(tmp_path: Path) -> None:
+    model = looping(
+        ["a = MatMul(now, wi)", "b = MatMul(h, wh)", "c = Add(a, b)", "next = Tanh(c)"],
+        {"wi": noise(4, 8), "h0": np.zeros((2, 8), np.float32)},
+        inner={"wh": noise(8, 8, seed=1) / 4},
+    )
+    plan = tmp_path / "plan.json"
+    first = prune(model, save_plan=plan, round_to=1, validate=False)
+    assert first.plan.initializers["rnn/body/wh"]["keep"].keys() == {"0", "1"}
+    again = prune(model, apply_plan=plan)
+    assert first.model == again.model
+    with pytest.raises(NothingToPrune, match="--ignore covers every group"):
+        prune(model, ignore=["rnn/body/w*"])
 
 
 def test_a_body_in_a_body() -> None:
