@@ -36,11 +36,13 @@ class Shapes:
         inputs: shapes given to the graph's inputs, to the elements of those that are sequences.
         known: shape of every tensor that is known.
         types: element type (TensorProto.DataType) of every tensor that is known.
+        lists: values that are no tensors but sequences, maps or optionals.
     """
 
     inputs: dict[str, Shape]
     known: dict[str, Shape] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
+    lists: set[str] = field(default_factory=set)
 
 
 def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
@@ -53,7 +55,8 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     for scale in _SCALES:
         for steps in _STEPS if inside else _STEPS[-1:]:
             found = list(_found(graph, scale, steps))
-            missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
+            tensors = [name for name in _names(graph) if name not in found[0].lists]
+            missing = [n for n in tensors if any(n not in shapes.known for shapes in found)]
             if missing and len(found) == 1 and _value_shaped(graph):
                 found.append(replace(found[0], known=dict(found[0].known)))
             if None in steps:
@@ -157,6 +160,8 @@ def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
     model = onnx.shape_inference.infer_shapes(skeleton(graph, inputs, step), data_prop=True)
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type
+        if value.type.WhichOneof("value") not in (None, "tensor_type", "sparse_tensor_type"):
+            shapes.lists.add(value.name)
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
         if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):

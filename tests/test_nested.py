@@ -28,6 +28,7 @@ from tests.graphs import (
     initializers,
     node,
     noise,
+    places,
     why,
 )
 
@@ -50,10 +51,6 @@ def body(
     made = [numpy_helper.from_array(array, key) for key, array in (weights or {}).items()]
     own = [node(n) if isinstance(n, str) else n for n in nodes]
     return helper.make_graph(own, name, values(inputs), values(outputs), made)
-
-
-def places(*pairs: tuple[str, int]) -> frozenset[tuple[str, int]]:
-    return frozenset(pairs)
 
 
 # If
@@ -281,6 +278,36 @@ def test_a_state_that_grows_is_held() -> None:
     coupling = analyse(build(nodes, weights, {"x": (5, 2, 4)}, {"y": (3,)}))
     assert coupling.groups == ()
     assert why(coupling, "wi", 1) == {"Loop rnn: what it carries changes its shape from step to step"}
+
+
+def test_a_list_that_a_loop_appends_to_is_held() -> None:
+    """What is beside it is not: sizes are found out around sequences."""
+    step = stepping(["a = MatMul(now, wi)", "more = SequenceInsert(list, a)"], {}, {})
+    step.input.append(helper.make_tensor_sequence_value_info("list", FLOAT, None))
+    step.output.append(helper.make_tensor_sequence_value_info("more", FLOAT, None))
+    nodes = [
+        "empty = SequenceEmpty()",
+        node("last = Loop(five, yes, empty)", "rnn", body=step),
+        node("all = ConcatFromSequence(last)", axis=0, new_axis=1),
+        "b = MatMul(all, w)",
+        "c = Reshape(b, rows)",
+        "d = MatMul(c, v)",
+        "y = Reshape(d, back)",
+    ]
+    weights = {
+        "five": np.array(5),
+        "yes": np.array(True),
+        "wi": noise(4, 8),
+        "w": noise(8, 6),
+        "v": noise(6, 3),
+    }
+    weights |= {"rows": np.array([-1, 6]), "back": np.array([5, 2, 3])}
+    model = build(nodes, weights, {"x": (5, 2, 4)}, {"y": (5, 2, 3)})
+    coupling = analyse(model)
+    assert groups_of(coupling) == {(6, places(("w", 1), ("v", 0)))}
+    assert why(coupling, "wi", 1) == {"Loop rnn works on a sequence, which is not looked into"}
+    assert why(coupling, "w", 0) == {"no rule for ConcatFromSequence (ConcatFromSequence all)"}
+    assert halved(model)[1] <= 1e-6
 
 
 def test_sizes_that_count_steps_are_held() -> None:
