@@ -211,10 +211,11 @@ class _Row:
     def _leave(
         self, border: _Border, results: Sequence[tuple[str, Sequence[_Operand], Mapping[str, Any]]]
     ) -> None:
-        inner = bool(border.place.path)
-        for j, (part, operands, attrs) in enumerate(results):
-            step = [border.proto] if j == 0 else []
-            self._cross(border, part, operands, _at(border.proto.output, j), step, attrs, inner)
+        step, inner = [border.proto], bool(border.place.path)
+        for result, (part, operands, attrs) in zip(border.proto.output, results, strict=True):
+            if result:
+                self._cross(border, part, operands, result, step, attrs, inner)
+                step = []
 
 
 def _is_open(record: NodeProto) -> bool:

@@ -461,6 +461,22 @@ def test_work_in_a_body_counts_at_every_step() -> None:
     assert macs == 5 * 2 * (4 * 4 + (8 * 8 - 4 * 4) + 4 * 3)
 
 
+def test_results_of_a_loop_that_nobody_reads() -> None:
+    """They tie nothing and hold nothing."""
+    step = stepping(
+        ["a = MatMul(now, wi)", "next = Add(a, h)", "b = MatMul(now, wb)", "spare = Relu(b)"],
+        {"h": (2, 8)},
+        {"next": (2, 8), "spare": (2, 6)},
+    )
+    nodes = [node("last, spares = Loop(five, yes, h0)", "rnn", body=step), "y = MatMul(last, w)"]
+    weights = {"five": np.array(5), "yes": np.array(True), "wi": noise(4, 8), "wb": noise(4, 6)}
+    weights |= {"h0": np.zeros((2, 8), np.float32), "w": noise(8, 3)}
+    model = build(nodes, weights, {"x": (5, 2, 4)}, {"y": (2, 3)})
+    state = places(("wi", 1), ("h0", 1), ("w", 0))
+    assert groups_of(analyse(model)) == {(8, state), (6, places(("wb", 1)))}
+    assert halved(model)[1] <= 1e-6
+
+
 def test_a_plan_names_what_is_inside(tmp_path: Path) -> None:
     model = looping(
         ["a = MatMul(now, wi)", "b = MatMul(h, wh)", "c = Add(a, b)", "next = Tanh(c)"],
