@@ -52,8 +52,9 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     tensors without a shape are then missing.
     """
     inside = {name for node in graph.nodes if node.inner for name in node.outputs}
+    loops = any(node.part == ".count" for node in graph.nodes)
     for scale in _SCALES:
-        for steps in _STEPS if inside else _STEPS[-1:]:
+        for steps in _STEPS[0 if loops else 1 if inside else 2 :]:
             found = list(_found(graph, scale, steps))
             tensors = [name for name in _names(graph) if name not in found[0].lists]
             missing = [n for n in tensors if any(n not in shapes.known for shapes in found)]
