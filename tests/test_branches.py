@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from onnx import helper, numpy_helper
 from onnx.checker import check_model
 
+from onnx_prune.errors import InputError
 from tests.bodies import body, branching
 from tests.graphs import (
     analyse,
@@ -172,6 +174,23 @@ def test_local_functions_are_written_out() -> None:
     assert not small.functions
 
 
+def test_functions_in_functions_and_in_bodies() -> None:
+    inner = helper.make_function(
+        "mine", "Inner", ["a", "k"], ["b"], [node("b = MatMul(a, k)")], [helper.make_opsetid("", 17)]
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    outer = helper.make_function("mine", "Outer", ["c", "k"], ["d"], [node("d = mine.Inner(c, k)")], imports)
+    model = branching(
+        [node("t = mine.Outer(x, w1)")],
+        ["e = MatMul(x, w2)"],
+        {"w1": noise(4, 8), "w2": noise(4, 8, seed=1)},
+    )
+    model.opset_import.append(imports[1])
+    model.functions.extend([inner, outer])
+    assert groups_of(analyse(model)) == {(8, places(("w1", 1), ("w2", 1), ("w", 0)))}
+    assert halved(model)[1] <= 1e-6
+
+
 def test_a_function_of_another_opset_stays_a_call() -> None:
     layer = helper.make_function(
         "mine", "Layer", ["a", "k"], ["c"], [node("c = MatMul(a, k)")], [helper.make_opsetid("", 11)]
@@ -182,3 +201,13 @@ def test_a_function_of_another_opset_stays_a_call() -> None:
     )
     model.functions.append(layer)
     assert why(analyse(model), "w1", 1) == {"no rule for mine.Layer (mine.Layer h)"}
+
+
+def test_a_function_that_calls_itself() -> None:
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    layer = helper.make_function("mine", "Layer", ["a"], ["b"], [node("b = mine.Layer(a)")], imports)
+    nodes = [node("h = mine.Layer(x)"), "y = MatMul(h, w)"]
+    model = build(nodes, {"w": noise(4, 3)}, {"x": (2, 4)}, {"y": (2, 3)}, domains=["mine"])
+    model.functions.append(layer)
+    with pytest.raises(InputError, match=r"local functions can't be inlined: Cycle .*; re-export the model$"):
+        analyse(model)
