@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph
+from onnx_prune.nodes import Node
 from onnx_prune.runtime import Session
 from onnx_prune.shapes import Shapes
 
@@ -50,6 +51,8 @@ _RANDOM = {
     "Multinomial",
     "Dropout",
 }
+# Floats that these repeat are no sizes but a tensor like any other: an initial state, a scale of ones.
+_FILLS = {"ConstantOfShape", "Expand", "Tile"}
 
 
 def is_random(node: Node) -> bool:
@@ -85,7 +88,7 @@ class Folded:
     def _folds(self, node: Node, shapes: Shapes) -> bool:
         if node.op in ("Shape", "Size"):
             return all(name in shapes.known for name in node.inputs)
-        if node.domain or node.bodies or is_random(node) or not any(node.inputs):
+        if node.domain or node.crossing or node.closed or is_random(node) or not any(node.inputs):
             return False
         if not all(not name or name in self.names or name in self.constants for name in node.inputs):
             return False
@@ -95,7 +98,9 @@ class Folded:
                 return False
             if node.op == "DequantizeLinear" and product(shape) > 1:
                 return False  # a weight, however small and integer its stored form is
-            if not small_integers(shape, shapes.types[name]) and product(shape) > SMALL:
+            if not small_integers(shape, shapes.types[name]) and (
+                product(shape) > SMALL or node.op in _FILLS
+            ):
                 return False
             if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
                 return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers

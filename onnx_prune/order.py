@@ -16,13 +16,15 @@ import onnx
 
 from onnx_prune.axis import atoms
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Node, weight_of
+from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan
+from onnx_prune.nodes import Node, names_read
 
 _ELEMENTS = 1 << 24  # of all tensors inside that are compared
 HALVES = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, *HALVES}
 _SUMS = {*FLOATS, onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
+_SIZES = {"Shape", "Size"}  # these do not round
 # Operators that make floats of floats and jump.  Others jump where they make integers or booleans of floats.
 JUMPS: dict[str, str] = {
     "Ceil": "at integers",
@@ -67,44 +69,55 @@ class Watch:
 
 def watch(coupling: Coupling, plan: Plan) -> Watch:
     """Find what to compare between the cut and the masked model."""
-    types = coupling.shapes.types
+    graph, types = coupling.graph, coupling.shapes.types
+    moving = _moving(coupling, plan)
+    jumping = [node for node in graph.nodes if _jumps(node, types)]
+    seams = dict.fromkeys(
+        name
+        for node in jumping
+        for name in _reads(node)
+        if name in moving
+        and types.get(name) in FLOATS
+        # what a body makes exists inside it alone, and can't be compared
+        and name in graph.makers
+        and not graph.makers[name].inner
+    )
+    outputs = tuple(value.name for value in graph.outputs)
+    inside = tuple(name for name in _sums(coupling, plan) if name in moving and name not in outputs)
+    half = not HALVES.isdisjoint(types.values())
+    moved = frozenset((*outputs, *inside)) & moving
+    results = frozenset(name for node in jumping for name in node.outputs)
+    return Watch(outputs, inside, moved, tuple(seams), results, half)
+
+
+def _moving(coupling: Coupling, plan: Plan) -> set[str]:
+    """All tensors that the cut can change."""
     moving = {
         weight_of(key)
         for key, dims in coupling.axes.items()
         if any(atom in plan for axis in dims for atom in atoms(axis))
     }
-    seams: dict[str, None] = {}
-    jumping: set[str] = set()
-    for node in coupling.graph.nodes:
-        if node.op in ("Shape", "Size"):
-            continue  # sizes do not round
-        jumps = _jumps(node, types)
-        jumping.update(node.outputs if jumps else ())
-        reads = [name for name in _reads(node) if name in moving]
-        if not reads:
-            continue
-        moving.update(filter(None, node.outputs))
-        if jumps:
-            makers = coupling.graph.makers
-            seams |= dict.fromkeys(name for name in reads if types.get(name) in FLOATS and name in makers)
-    outputs = tuple(value.name for value in coupling.graph.outputs)
-    inside = tuple(name for name in _sums(coupling, plan) if name in moving and name not in outputs)
-    half = not HALVES.isdisjoint(types.values())
-    moved = frozenset((*outputs, *inside)) & moving
-    return Watch(outputs, inside, moved, tuple(seams), frozenset(jumping), half)
+    known = -1
+    while known != (known := len(moving)):  # what a loop carries comes back to its first nodes
+        for node in coupling.graph.nodes:
+            if node.op not in _SIZES and not moving.isdisjoint(_reads(node)):
+                moving.update(filter(None, node.outputs))
+        if not coupling.graph.bodies:
+            break
+    return moving
 
 
 def _jumps(node: Node, types: dict[str, int]) -> bool:
     """Whether a rounding of what the node reads can move a result by more than a rounding."""
     kinds = {types.get(name, onnx.TensorProto.FLOAT) for name in node.outputs if name}
-    return node.op in JUMPS or bool(node.bodies) or not kinds <= FLOATS
+    return node.op not in _SIZES and (node.op in JUMPS or bool(node.closed) or not kinds <= FLOATS)
 
 
 def _sums(coupling: Coupling, plan: Plan) -> Iterator[str]:
     """Results of nodes that sum over channels that are cut, the last first, as many as memory allows."""
     left = _ELEMENTS
     for bound in reversed(coupling.bound):
-        if plan.keys().isdisjoint(bound.relation.contracted()):
+        if bound.node.inner or plan.keys().isdisjoint(bound.relation.contracted()):
             continue
         for name in filter(None, bound.node.outputs):
             if coupling.shapes.types.get(name) in _SUMS:
@@ -114,17 +127,5 @@ def _sums(coupling: Coupling, plan: Plan) -> Iterator[str]:
 
 
 def _reads(node: Node) -> Iterator[str]:
-    """Every name the node reads, those that its subgraphs capture too."""
-    yield from filter(None, node.inputs)
-    for body in node.bodies:
-        for inner in _inside(body):
-            yield from filter(None, inner.input)
-        yield from (value.name for value in body.output)
-
-
-def _inside(body: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in body.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _inside(inner)
+    """Every name the node reads, those that its bodies read too."""
+    return names_read([node.proto]) if node.closed else filter(None, node.inputs)

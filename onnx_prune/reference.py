@@ -136,12 +136,9 @@ class Reference:
         Raises:
             RunError: onnxruntime can't run it.
         """
-        if (
-            at is not None
-            or self.single
-            or self.random
-            or any(node.bodies for node in self.coupling.graph.nodes)
-        ):
+        graph = self.coupling.graph
+        nested = graph.bodies or any(node.closed for node in graph.nodes)
+        if at is not None or self.single or self.random or nested:
             copy = onnx.ModelProto()
             copy.CopyFrom(small)
             session = self._session(copy, at)

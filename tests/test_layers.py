@@ -16,10 +16,11 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words"},
-    {"relation", "wire", "settings", "wellformed", "atomic", "paths"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes"},
     {"unify", "pattern", "tensors", "restate", "command", "working"},
-    {"rules", "graph", "runtime", "options", "files"},
-    {"shapes", "fold", "computed", "codes", "zeros"},
+    {"rules", "flatten", "runtime", "options", "files"},
+    {"graph"},
+    {"shapes", "layout", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},
