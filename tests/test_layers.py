@@ -16,8 +16,8 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words"},
-    {"relation", "wire", "settings", "wellformed", "atomic", "nodes"},
-    {"unify", "pattern", "tensors", "restate", "command"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "nodes", "paths"},
+    {"unify", "pattern", "tensors", "restate", "command", "working"},
     {"rules", "flatten", "runtime", "options", "files"},
     {"graph"},
     {"shapes", "layout", "fold", "computed", "codes", "zeros"},
@@ -30,15 +30,17 @@ LAYERS = [
     {"mask", "plan"},
     {"prove", "validate"},
     {"report"},
-    {"pipeline", "show"},
+    {"pipeline", "show", "explanation"},
+    {"verbs"},
+    {"program"},
     {"cli", "__init__"},
     {"__main__"},
 ]
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 DOORS = {
     "onnxruntime": {"runtime"},
-    "click": {"cli", "command", "options"},
-    "rich": {"show", "cli"},
+    "click": {"cli", "command", "options", "program", "verbs"},
+    "rich": {"show", "working"},
     "torch": set(),
 }
 
