@@ -119,7 +119,7 @@ class _Analysis:
             if len(uses) < 2 or sum(n > 1 for n in tensor.dims) > 1:
                 continue
             if any(self.graph.nodes[node].crossing for node, _ in uses):
-                continue
+                continue  # a loop hands it to all who read it inside
             if name not in outputs and name not in fed and name not in self.graph.captured:
                 for node, k in uses:
                     yield (node, k), copy_key(name, node, k)

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
+from onnx_prune.errors import InputError
 from onnx_prune.flatten import flatten
 from onnx_prune.nodes import Node, graph_at, within
 
@@ -36,6 +37,9 @@ class Graph:
     Args:
         model: the record, with external data left outside.
         folder: where external data are looked for.
+
+    Raises:
+        InputError: a local function calls itself.
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
@@ -122,7 +126,11 @@ def weight_of(key: str) -> str:
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, or a new one without local functions but for those of another opset, where any is called."""
+    """The model, or a new one without local functions but for those of another opset, where any is called.
+
+    Raises:
+        InputError: a function calls itself.
+    """
     made = {(function.domain, function.name) for function in model.functions}
     if not made or not any((node.domain, node.op_type) in made for node in within(model.graph.node)):
         return model
@@ -132,7 +140,11 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     tensors.copy_fields(model, slim, skip={"graph"})
     tensors.copy_fields(model.graph, slim.graph, skip={"initializer"})
     slim.graph.initializer.extend(onnx.TensorProto(name=tensor.name) for tensor in model.graph.initializer)
-    whole = onnx.inliner.inline_local_functions(slim)
+    try:
+        whole = onnx.inliner.inline_local_functions(slim)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"its local functions can't be inlined: {reason}; re-export the model") from None
     del whole.graph.initializer[:]
     whole.graph.initializer.extend(model.graph.initializer)
     return whole

@@ -25,7 +25,7 @@ LAYERS = [
     {"kept", "roles"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "compare"},
-    {"follow", "order", "samples", "randomness"},
+    {"follow", "order", "taken", "samples", "randomness"},
     {"cut", "seams"},
     {"mask", "plan"},
     {"reference"},

@@ -20,7 +20,7 @@ from onnx_prune.prove import prove
 from onnx_prune.relation import Relation
 from onnx_prune.rules import RULES
 from tests import zoo
-from tests.bodies import body, looping, recurrent, scanning, two_branches
+from tests.bodies import body, branching, looping, recurrent, scanning, two_branches
 from tests.graphs import (
     analyse,
     halved,
@@ -149,3 +149,31 @@ def test_a_crossing_that_does_not_tie_is_caught(
     monkeypatch.setitem(RULES, ("", crossing), lambda op: untied(right(op)))
     with pytest.raises(ProofFailed, match=r"cut model (differs|does not run)"):
         halved(model)
+
+
+def test_a_fault_in_a_branch_that_is_not_taken_is_caught() -> None:
+    """Whatever the inputs, the condition is true; the proof takes the other branch too."""
+    model = two_branches()
+    model.graph.node[2].input[0] = "yes"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    coupling = analyse(model)
+    [group] = coupling.groups
+    plan = {group.atom: np.arange(8) < 4}
+    small = cut(coupling, plan).whole()
+    assert prove(coupling, plan, small).error <= 1e-6
+    [tensor] = [t for t in small.graph.initializer if t.name == "w2"]
+    tensor.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(tensor), 1, 1), "w2"))
+    with pytest.raises(ProofFailed, match="differs from the masked original"):
+        prove(coupling, plan, small)
+
+
+def test_a_branch_that_only_runs_where_it_is_taken() -> None:
+    """There is no more to prove than what runs."""
+    model = branching(
+        ["t = MatMul(x, w1)"],
+        ["g = Gather(w2, far)", "e = MatMul(x, g)"],
+        {"w1": noise(4, 8), "w2": noise(4, 8, seed=1), "far": np.array([0, 1, 2, 9])},
+    )
+    model.graph.node[2].input[0] = "yes"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    assert halved(model)[1] <= 1e-6
