@@ -25,14 +25,15 @@ from onnx_prune.words import plain
 
 Scores = Mapping[Atom, NDArray[np.float64]]
 _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
+NEAR = 0.1  # how far from the ratio, in parts of it, whole heads may end and still be preferred to dims
 
 
 def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()) -> list[Group]:
     """The groups that may be cut together: no two of them are factors of one product.
 
-    Of heads and head size `budget.attention` says which; of other factors of a product the one
-    whose cut, rounded, lands nearest the ratio is taken, on a tie the one with more channels, then
-    the one that rules out fewest others.
+    Of heads and head size `budget.attention` says which, "auto" heads where they come near the ratio;
+    of other factors of a product the one whose cut, rounded, lands nearest the ratio is taken, on a tie
+    the one with more channels, then the one that rules out fewest others.
 
     Args:
         coupling: the analysed model.
@@ -47,19 +48,24 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         and not matches(coupling, g, budget.ignore)
     ]
     rivals, widths = _rivals(coupling, budget), _widths(coupling)
+    members = {g.atom: len(g.members) for g in free}
 
     def rank(group: Group) -> tuple[bool, int, float, int, int]:
-        head = group.atom in coupling.heads
+        against = rivals.get(group.atom, set())
         ratio = ratio_of(coupling, group, budget)
         counts = {_rounded(group, ratio, width, budget) for width in widths.get(group.atom, {group.size})}
         off_target = max(abs(1 - kept / group.size - ratio) for kept in counts)
-        return (
-            head == (budget.attention == "dims"),
-            -len(group.members) if head else 0,  # key-value heads stand on more than query heads
-            off_target,
-            -group.size,
-            len(rivals.get(group.atom, ())),
-        )
+        head = group.atom in coupling.heads
+        # key-value heads stand on more than the query heads that share them
+        whole = head and all(members.get(a, 0) <= len(group.members) for a in against & coupling.heads)
+        match budget.attention:
+            case "dims":
+                first = not head
+            case "auto":
+                first = whole and off_target <= NEAR * ratio
+            case _:
+                first = head
+        return (not first, -len(group.members) if head and first else 0, off_target, -group.size, len(against))
 
     chosen: set[Atom] = set()
     for group in sorted(free, key=rank):
