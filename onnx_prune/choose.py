@@ -65,7 +65,13 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
                 first = whole and off_target <= NEAR * ratio
             case _:
                 first = head
-        return (not first, -len(group.members) if head and first else 0, off_target, -group.size, len(against))
+        return (
+            not first,
+            -len(group.members) if head and first else 0,
+            off_target,
+            -group.size,
+            len(against),
+        )
 
     chosen: set[Atom] = set()
     for group in sorted(free, key=rank):

@@ -4,9 +4,9 @@
     python tools/zoo.py FOLDER --sizes 3       also proves at three more sizes of all dynamic axes
     python tools/zoo.py FOLDER --zoo PACKED    also feeds the inputs recorded in PACKED/models/NAME.zoo.xz
 
-FOLDER holds *.onnx files, or packed *.zoo.xz files that `--zoo` unpacks.  Columns: nodes, groups found and
-cut, `free`, the share of the parameters whose weight has an axis in a group that may be cut, `left`, the share
-left afterwards, the proof's error, and how many more sizes it was proved at.
+FOLDER holds *.onnx files, or packed *.zoo.xz files that `--zoo` unpacks.  The columns: nodes, groups found
+and cut, `free` (the share of parameters whose weight has an axis in a group that may be cut), `left` (the
+share of parameters afterwards), the proof's error, and at how many more sizes it holds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Row:
     left: float = 1.0
     error: float | None = None
     outputs: int = 0
-    sizes: int | None = None  # None where nothing is dynamic
+    sizes: int | None = None  # None where no axis of an input is dynamic
     seconds: float = 0.0
     note: str = ""
 
@@ -104,8 +104,8 @@ def one(path: Path, ratio: float, round_to: int, mixed: bool, sizes: int, zoo: P
             feeds = [*feeds_of(name, zoo), *more]
             proof = prove(coupling, plan, small, folder=graph.folder, feeds=feeds)
             row.error, row.outputs = proof.error, len(proof.outputs)
-            if sizes and coupling.probe is not None:
-                row.sizes = len(more) if proof.runs >= 2 + len(feeds) else 0
+            if more or refused:
+                row.sizes = len(more) if proof.runs == 2 + len(feeds) else 0
                 row.note = "; ".join(filter(None, (row.note, *refused)))
         except NotProved as error:
             row.status, row.note = "unproved", str(error)
@@ -165,7 +165,9 @@ def summary(rows: list[Row]) -> Iterator[str]:
         listed = ", ".join(f"{n} {status}" for status, n in counts.most_common())
         total = max(sum(row.params for row in mine), 1)
         open_to_cuts = sum(row.params * row.free for row in mine) / total
-        text = f"{listed}; {open_to_cuts:.1%} of parameters in groups that may be cut; worst error {worst:.1e}"
+        text = (
+            f"{listed}; {open_to_cuts:.1%} of parameters in groups that may be cut; worst error {worst:.1e}"
+        )
         sizes = Counter(row.sizes for row in mine if row.sizes is not None)
         if sizes:
             text += "; proved at more sizes: " + ", ".join(f"{n} at {k}" for k, n in sorted(sizes.items()))
