@@ -42,7 +42,7 @@ REASONS = {
     "c_clip": "TorchScript stores all rows of the table of positions, and those that are never read are a "
     "group; dynamo stores the others alone",
     "c_deberta_v2": "dynamo makes one table of positions for all layers, which ties the layers' heads",
-    "c_opt": "TorchScript stores the tied embedding twice, so that its inner width is two groups; dynamo once",
+    "c_opt": "TorchScript stores the tied embedding twice, so its inner width is two groups; dynamo once",
     "d_siamese_shared": "dynamo writes the cosine with ReduceL2, which is a statistic, TorchScript with sums "
     "of products; with --mixed the same is cut",
     "d_transformer_encoder_layer": "TorchScript merges equal matrices, here those of two cloned layers; one "
