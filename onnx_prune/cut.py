@@ -95,17 +95,17 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
         for index, k in copy.users:
             draft.model.graph.node[index].input[k] = copy.name
     Follower(coupling, plan, draft).run()
-    _declare(coupling, plan, draft.model.graph)
+    _declare(coupling, plan, copies, draft.model.graph)
     _bury(draft, live)
     return draft
 
 
-def _declare(coupling: Coupling, plan: Plan, graph: onnx.GraphProto) -> None:
+def _declare(coupling: Coupling, plan: Plan, copies: Copies, graph: onnx.GraphProto) -> None:
     """Shapes that the model declares for cut tensors follow; nothing else about them changes."""
     weights = coupling.graph.weights
     inputs = [value for value in graph.input if value.name in weights]
     for value in (*graph.value_info, *inputs):
-        found = masks(coupling, value.name, plan)
+        found = masks(coupling, copies.leading.get(value.name, value.name), plan)
         for dim, mask in zip(value.type.tensor_type.shape.dim, found, strict=False):
             if mask is not None and dim.HasField("dim_value"):
                 dim.dim_value = int(mask.sum())

@@ -26,6 +26,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
+import onnx
+from onnx.checker import ValidationError, check_model
+from onnx.shape_inference import InferenceError
 
 if TYPE_CHECKING:
     from onnx_prune.coupling import Coupling
@@ -104,6 +107,9 @@ def one(path: Path, ratio: float, round_to: int, mixed: bool, sizes: int, zoo: P
             feeds = [*feeds_of(name, zoo), *more]
             proof = prove(coupling, plan, small, folder=graph.folder, feeds=feeds)
             row.error, row.outputs = proof.error, len(proof.outputs)
+            complaint = complaint_of(small)
+            if complaint and not complaint_of(graph.model):
+                row.status, row.note = "failed", f"onnx.checker: {complaint}"
             if more or refused:
                 row.sizes = len(more) if proof.runs == 2 + len(feeds) else 0
                 row.note = "; ".join(filter(None, (row.note, *refused)))
@@ -113,6 +119,15 @@ def one(path: Path, ratio: float, round_to: int, mixed: bool, sizes: int, zoo: P
             row.status, row.note = "failed", str(error)
     row.seconds = time.perf_counter() - start
     return row
+
+
+def complaint_of(model: onnx.ModelProto) -> str:
+    """What onnx's own checker has to say against a model, shapes included."""
+    try:
+        check_model(model, full_check=True)
+    except (ValidationError, InferenceError) as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def free(coupling: Coupling, budget: Budget) -> int:
