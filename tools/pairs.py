@@ -1,15 +1,15 @@
 """Compare what is cut of one network as different exporters and simplifiers wrote it, pair by pair.
 
-    python -m tools.pairs FOLDER [--match 'a_*'] [--ratio 0.5] [--mixed] [--json]
+    python -m tools.pairs FOLDER [--match 'a_*'] [--ratio 0.5] [--mixed]
 
 FOLDER holds *.onnx files named NETWORK-EXPORTER.onnx, and k_NETWORK-EXPORTER--SIMPLIFIER.onnx made from them.
 Each is compared with the TorchScript export of its network, or with what it was simplified from: the number
 of groups, and the parameters before and after.  Where these are not the same, the last column says what is:
 
-    constants   the same is removed; one file stores more that no cut touches, such as a mask or a second
-                copy of a tied matrix
+    constants   the same is removed; one file stores more that no cut touches, such as a mask
     vectors     the same is removed of all matrices; one file keeps BatchNormalization, whose vectors count,
                 or stores vectors that are equal only once
+    copies      the same channels go; one file stores more matrices that have them, such as a tied one twice
     explained   something else is cut, and `REASONS` says what the exporter did
     DIFFERENT   nobody has explained it: exit code 1
 """
@@ -17,12 +17,11 @@ of groups, and the parameters before and after.  Where these are not the same, t
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -37,6 +36,8 @@ from tools.attempt import attempt
 _EXPORTERS = "ts|dynamo|script|tf2onnx|keras_export|jax2onnx|paddle2onnx|skl2onnx|opset"
 _NAME = re.compile(rf"(?:k_)?(?P<net>\w.*?)(?:_bnkept|_initinputs)?-(?:{_EXPORTERS})\d*(?:-\w+)*(?:--\w+)?")
 REASONS = {
+    "a_convnext_slim": "dynamo reads the pooled features by their flat positions in memory (as_strided), "
+    "which holds their width",
     "a_swin_v2_t_slim": "dynamo stores the table of positions times the first layer that reads it; the axis "
     "of two coordinates between them is not in its file",
     "c_clip": "TorchScript stores all rows of the table of positions, and those that are never read are a "
@@ -60,7 +61,7 @@ class Cut:
         widths: of each group that is cut, its channels before and after, and how many such groups.
         before: parameters.
         after: parameters left.
-        matrices: how many of those removed were in tensors of at least two dims.
+        matrices: how many of these were in tensors of at least two dims, before and after.
         norms: BatchNormalization nodes.
     """
 
@@ -69,7 +70,7 @@ class Cut:
     widths: Counter[tuple[int, int]]
     before: int
     after: int
-    matrices: int
+    matrices: tuple[int, int]
     norms: int
 
     @property
@@ -90,7 +91,7 @@ def cut_of(name: str, model: onnx.ModelProto, budget: Budget, folder: Path | Non
         Counter((atom.size, int(mask.sum())) for atom, mask in plan.items()),
         graph.params(),
         small.params(),
-        _matrices(graph) - _matrices(small),
+        (_matrices(graph), _matrices(small)),
         sum(node.op == "BatchNormalization" for node in graph.nodes),
     )
 
@@ -143,8 +144,12 @@ def verdict(a: Cut, b: Cut) -> tuple[str, str]:
         return "constants", f"{stores} that no cut touches"
     if same and a.matrices == b.matrices:
         return "vectors", f"{stores}; it has {more.norms} BatchNormalization nodes, {less.name} {less.norms}"
+    extra = [x - y for x, y in zip(more.matrices, less.matrices, strict=True)]
+    if same and 0 < extra[1] < extra[0]:
+        return "copies", f"{stores}, of which {extra[1]:,} in matrices are left"
     only = [_listed(x.widths - y.widths) for x, y in ((a, b), (b, a))]
     listed = "; ".join(f"only in {x.name}: {text}" for x, text in zip((a, b), only, strict=True) if text)
+    listed = listed or "the same widths, in other weights"
     reason = REASONS.get(network(a.name))
     return ("explained", f"{reason} ({listed})") if reason else ("DIFFERENT", listed)
 
@@ -158,37 +163,27 @@ def _listed(widths: Counter[tuple[int, int]]) -> str:
 @click.option("--match", default="*", help="Glob on names of networks.")
 @click.option("--ratio", default=0.5)
 @click.option("--mixed", is_flag=True, help="Also cut what a statistic is taken over.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on stdout.")
-def main(folder: Path, match: str, ratio: float, mixed: bool, as_json: bool) -> None:
+def main(folder: Path, match: str, ratio: float, mixed: bool) -> None:
     """Compare all pairs of a folder."""
     budget = Budget(ratio=ratio, round_to=1, mixed=mixed)
     names = [path.stem for path in folder.glob("*.onnx") if fnmatch.fnmatch(network(path.stem), match)]
     cuts: dict[str, Cut] = {}
-    rows = []
-    if not as_json:
-        print(f"{'model':36s} {'compared with':36s}    groups     left at {ratio}  difference  verdict")
+    counts: Counter[str] = Counter()
+    print(f"{'model':36s} {'compared with':36s}    groups     left at {ratio}  difference  verdict")
     for pair in pairs(names):
         for name in pair:
             if name not in cuts:
                 cuts[name] = cut_of(name, files.load(folder / f"{name}.onnx"), budget, folder)
         a, b = (cuts[name] for name in pair)
         word, why = verdict(a, b)
-        rows.append({"a": asdict(a), "b": asdict(b), "verdict": word, "why": why})
-        if not as_json:
-            left = [x.after / x.before for x in (a, b)]
-            print(
-                f"{b.name:36s} {a.name:36s} {b.groups:4d} {a.groups:4d}  {left[1]:7.4f} {left[0]:7.4f} "
-                f"{left[1] - left[0]:+10.4f}  {word}{': ' * bool(why)}{why}",
-                flush=True,
-            )
-    counts = Counter(str(row["verdict"]) for row in rows)
-    if as_json:
-        for row in rows:
-            for side in ("a", "b"):
-                row[side]["widths"] = [[*pair, n] for pair, n in sorted(row[side]["widths"].items())]  # type: ignore[index]
-        print(json.dumps(rows))
-    else:
-        print(f"{len(rows)} pairs: " + ", ".join(f"{n} {word}" for word, n in counts.most_common()))
+        counts[word] += 1
+        before, after = (cut.after / cut.before for cut in (a, b))
+        print(
+            f"{b.name:36s} {a.name:36s} {b.groups:4d} {a.groups:4d}  {after:7.4f} {before:7.4f} "
+            f"{after - before:+10.4f}  {word}{why and f': {why}'}",
+            flush=True,
+        )
+    print(f"{counts.total()} pairs: " + ", ".join(f"{n} {word}" for word, n in counts.most_common()))
     sys.exit(bool(counts["DIFFERENT"]))
 
 
