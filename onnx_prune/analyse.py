@@ -32,6 +32,7 @@ from onnx_prune.zeros import Carriers, Zeros
 
 SETTING = "it says sizes or positions, and is restated"
 SINGLE = "its channels are shuffled apart until each stands alone"
+UNREAD = "nothing but this weight has these positions: a slice drops them, or they are summed up at once"
 
 
 def couple(graph: Graph) -> Coupling:
@@ -314,6 +315,7 @@ class _Analysis:
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
         members: dict[Atom, list[Member]] = {}
         held: list[Held] = []
+        places = Counter(atom for dims in self.axes.values() for axis in dims for atom in atoms(axis))
         for key, dims in self.axes.items():
             name = weight_of(key)
             if name not in self.graph.weights or (name == key and self._only_copies(name)):
@@ -325,7 +327,7 @@ class _Analysis:
                     reasons = (self.solver.held(atom) for atom in found)
                     held.append(Held(name, j, size(axis), next(filter(None, reasons), SINGLE)))
                 for atom in found:
-                    why = self.solver.held(atom)
+                    why = self.solver.held(atom) or (UNREAD if places[atom] == 1 else None)
                     if atom.size <= 1:
                         continue
                     if why is None:

@@ -40,8 +40,6 @@ REASONS = {
     "which holds their width",
     "a_swin_v2_t_slim": "dynamo stores the table of positions times the first layer that reads it; the axis "
     "of two coordinates between them is not in its file",
-    "c_clip": "TorchScript stores all rows of the table of positions, and those that are never read are a "
-    "group; dynamo stores the others alone",
     "c_deberta_v2": "dynamo makes one table of positions for all layers, which ties the layers' heads",
     "c_opt": "TorchScript stores the tied embedding twice, so its inner width is two groups; dynamo once",
     "d_siamese_shared": "dynamo writes the cosine with ReduceL2, which is a statistic, TorchScript with sums "
