@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import pytest
@@ -117,17 +117,16 @@ def test_mixed_leaves_a_quarter_of_deit_tiny() -> None:
     assert Graph(small).params() / Graph(deep).params() <= 0.28
 
 
-def attention(heads: int, dims: int) -> onnx.ModelProto:
-    """Self-attention in ONNX's own operator between two projections."""
-    width = heads * dims
-    weights = {name: noise(12, width, seed=j) for j, name in enumerate(("q", "k", "v"))}
+def attention(heads: int, shared: int, dims: int = 16) -> onnx.ModelProto:
+    """Self-attention in ONNX's own operator between two projections; `shared` key-value heads."""
+    widths = {"q": heads * dims, "k": shared * dims, "v": shared * dims}
     return build(
         [
             *("a = MatMul(x, q)", "b = MatMul(x, k)", "c = MatMul(x, v)"),
-            node("d = Attention(a, b, c)", q_num_heads=heads, kv_num_heads=heads),
+            node("d = Attention(a, b, c)", q_num_heads=heads, kv_num_heads=shared),
             "y = MatMul(d, o)",
         ],
-        weights | {"o": noise(width, 12)},
+        {name: noise(12, n, seed=ord(name)) for name, n in widths.items()} | {"o": noise(heads * dims, 12)},
         {"x": [2, 5, 12]},
         {"y": [2, 5, 12]},
         opset=23,
@@ -135,23 +134,26 @@ def attention(heads: int, dims: int) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("heads", "ratio", "what", "left"),
+    ("heads", "shared", "ratio", "cuts"),
     [
-        (4, 0.5, "heads", 2),
-        (8, 0.5, "heads", 4),
-        (3, 0.5, "dims", 8),  # 1 of 3 heads misses 0.5 by a third of it
-        (5, 0.5, "dims", 8),  # 2 of 5 by a fifth
-        (11, 0.5, "heads", 6),  # 5 of 11 by less than a tenth
-        (4, 0.25, "heads", 3),
-        (8, 0.1, "dims", 15),  # no head would go, 1 of 16 dims does
-        (2, 0.7, "dims", 5),
+        (4, 4, 0.5, (4, 2)),
+        (11, 11, 0.5, (11, 6)),  # 5 of 11 miss 0.5 by less than a tenth of it
+        (4, 4, 0.25, (4, 3)),
+        (8, 2, 0.5, (2, 1)),  # a key-value head with its 4 query heads
+        # all others miss by more, and the 16 dims of every head come nearer
+        (3, 3, 0.5, (16, 8)),
+        (5, 5, 0.5, (16, 8)),
+        (8, 8, 0.1, (16, 15)),
+        (2, 2, 0.7, (16, 5)),
+        (6, 3, 0.5, (16, 8)),
+        (8, 2, 0.25, (16, 12)),  # one query head of 4 would leave the key-value heads whole
     ],
 )
 def test_auto_takes_heads_where_they_come_near(
-    heads: int, ratio: float, what: Literal["heads", "dims"], left: int
+    heads: int, shared: int, ratio: float, cuts: tuple[int, int]
 ) -> None:
-    coupling = analyse(attention(heads, 16))
+    coupling = analyse(attention(heads, shared))
     plan, draft, _ = attempt(coupling, Budget(ratio=ratio, round_to=1))
     assert draft is not None
-    assert {(a.size, int(m.sum())) for a, m in plan.items()} == {(heads if what == "heads" else 16, left)}
+    assert {(atom.size, int(mask.sum())) for atom, mask in plan.items()} == {cuts}
     assert prove(coupling, plan, draft.whole()).error < 1e-4
