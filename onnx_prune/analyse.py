@@ -303,13 +303,20 @@ class _Analysis:
                 for name, dims in zip(bound.node.inputs, bound.relation.operands, strict=True)
                 if dims and name and name not in self.constant
             ]
-            results = {a for dims in bound.relation.results for axis in dims or () for a in atoms(axis)}
+            result = (
+                bound.relation.results[0] or ()
+            )  # the others may be caches, which keep what is summed over
+            results = {a for axis in result for a in atoms(axis)}
             shared = {a for a in set().union(*moving) if sum(a in own for own in moving) > 1}
             # or the projections are in the node: one weight has queries and keys on one axis
             for axis in (axis for dims in bound.relation.operands for axis in dims or ()):
                 shared |= {a for a, n in Counter(atoms(axis)).items() if n > 1}
             if shared - results:
-                heads |= {leaf for a in shared & results for leaf in atoms(self.solver.resolve(a))}
+                mine = shared & results
+                for axis in result:  # query heads that share a key-value head stand beside it
+                    if mine & set(atoms(axis)):
+                        mine |= set(atoms(axis)) & moving[0]
+                heads |= {leaf for a in mine for leaf in atoms(self.solver.resolve(a))}
         return frozenset(heads)
 
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:

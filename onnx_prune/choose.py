@@ -50,28 +50,26 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
     rivals, widths = _rivals(coupling, budget), _widths(coupling)
     members = {g.atom: len(g.members) for g in free}
 
-    def rank(group: Group) -> tuple[bool, int, float, int, int]:
+    def rank(group: Group) -> tuple[int, float, int, int]:
         against = rivals.get(group.atom, set())
         ratio = ratio_of(coupling, group, budget)
         counts = {_rounded(group, ratio, width, budget) for width in widths.get(group.atom, {group.size})}
         off_target = max(abs(1 - kept / group.size - ratio) for kept in counts)
-        head = group.atom in coupling.heads
-        # key-value heads stand on more than the query heads that share them
-        whole = head and all(members.get(a, 0) <= len(group.members) for a in against & coupling.heads)
-        match budget.attention:
-            case "dims":
-                first = not head
-            case "auto":
-                first = whole and off_target <= NEAR * ratio
-            case _:
-                first = head
         return (
-            not first,
-            -len(group.members) if head and first else 0,
+            preference(group, against, off_target / ratio if ratio else 0.0),
             off_target,
             -group.size,
             len(against),
         )
+
+    def preference(group: Group, against: set[Atom], miss: float) -> int:
+        """0 for what goes first, whatever its rivals are, and 2 for what goes last."""
+        if group.atom not in coupling.heads:
+            return 0 if budget.attention == "dims" else 1
+        # key-value heads stand on more weights than the query heads that share them
+        if any(members.get(rival, 0) > len(group.members) for rival in against & coupling.heads):
+            return 2
+        return 1 if budget.attention == "dims" or (budget.attention == "auto" and miss > NEAR) else 0
 
     chosen: set[Atom] = set()
     for group in sorted(free, key=rank):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -157,3 +158,32 @@ def test_auto_takes_heads_where_they_come_near(
     assert draft is not None
     assert {(atom.size, int(mask.sum())) for atom, mask in plan.items()} == {cuts}
     assert prove(coupling, plan, draft.whole()).error < 1e-4
+
+
+def test_query_heads_that_share_a_key_value_head_go_with_it() -> None:
+    """Without dims to cut: 1 of 3 key-value heads goes, rather than 1 of the 2 query heads of each."""
+    model = build(
+        [
+            *("a = MatMul(x, q)", "b = MatMul(x, k)", "c = MatMul(x, v)"),
+            node(
+                "d = com.microsoft.GroupQueryAttention(a, b, c, , , lengths, total)",
+                num_heads=6,
+                kv_num_heads=3,
+            ),
+            "y = MatMul(d, o)",
+        ],
+        {
+            "q": noise(12, 96),
+            "k": noise(12, 48),
+            "v": noise(12, 48, seed=1),
+            "o": noise(96, 12),
+            "lengths": np.array([4, 4], np.int32),
+            "total": np.array([5], np.int32),
+        },
+        {"x": [2, 5, 12]},
+        {"y": [2, 5, 12]},
+        domains=["com.microsoft"],
+    )
+    widths, small = halve(model)
+    assert widths == {(3, 2): 1}
+    assert [initializers(small)[name].shape[1] for name in "qkv"] == [64, 32, 32]
