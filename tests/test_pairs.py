@@ -22,8 +22,6 @@ COMMON = {
     "d_attn_fused_qkv-dynamo20-db": "same",
     "d_siamese_shared-dynamo20": "explained",
     "d_unet_bilinear-dynamo20": "constants",  # scales of Resize
-    "k_a_resnet18-ts17-raw--onnxsim": "same",
-    "k_a_resnet18-ts17-raw--onnxslim": "same",
     "k_d_unet_bilinear-ts17--onnxsim": "constants",
     "k_d_unet_bilinear-ts17--onnxslim": "constants",
 }

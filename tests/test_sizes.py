@@ -69,7 +69,7 @@ def shipped(name: str) -> Callable[[], onnx.ModelProto]:
 
 _ENDS: tuple[dict[str, Sequence[int | str]], ...] = ({"x": ["batch", 6]}, {"y": ["batch", 3]})
 BATCH = [
-    *("a_mobilenet_v2-ts17-db", "c_whisper_encoder-ts17", "d_attn_fused_qkv-dynamo20-db"),
+    *("c_whisper_encoder-ts17", "d_attn_fused_qkv-dynamo20-db"),
     *("d_attn_fused_qkv-ts17-db", "d_unet_convtranspose-ts17-db", "e_transformer_block-tf2onnx17-db"),
     "e_unet-tf2onnx17-db",
 ]
