@@ -54,7 +54,7 @@ def prune(
     min_channels: int = 1,
     max_ratio: float = 1.0,
     mixed: bool = False,
-    attention: Literal["heads", "dims", "both"] = "heads",
+    attention: Literal["auto", "heads", "dims", "both"] = "auto",
     validate: bool = True,
     drift_data: str | Path | None = None,
     threads: int = 0,
@@ -80,7 +80,8 @@ def prune(
         min_channels: channels that stay in every group at least.
         max_ratio: fraction of a group that is removed at most.
         mixed: also cut axes that a LayerNorm or another statistic runs over.
-        attention: where an axis is heads times head size, remove "heads", "dims" or "both".
+        attention: where an axis is heads times head size, remove "heads", "dims" or "both"; "auto" takes
+            heads where whole ones come within 10 % of the ratio, otherwise what comes nearest.
         validate: prove the cut and run both models; False gives an unproved model.
         drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on; the first
             of them serve the proof, too.

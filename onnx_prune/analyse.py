@@ -33,6 +33,7 @@ from onnx_prune.zeros import Carriers, Zeros
 
 SETTING = "it says sizes or positions, and is restated"
 SINGLE = "its channels are shuffled apart until each stands alone"
+UNREAD = "nothing but this weight has these positions: a slice drops them, or they are summed up at once"
 
 
 def couple(graph: Graph) -> Coupling:
@@ -320,19 +321,27 @@ class _Analysis:
                 for name, dims in zip(bound.node.inputs, bound.relation.operands, strict=True)
                 if dims and name and name not in self.constant
             ]
-            results = {a for dims in bound.relation.results for axis in dims or () for a in atoms(axis)}
+            result = (
+                bound.relation.results[0] or ()
+            )  # the others may be caches, which keep what is summed over
+            results = {a for axis in result for a in atoms(axis)}
             shared = {a for a in set().union(*moving) if sum(a in own for own in moving) > 1}
             # or the projections are in the node: one weight has queries and keys on one axis
             for axis in (axis for dims in bound.relation.operands for axis in dims or ()):
                 shared |= {a for a, n in Counter(atoms(axis)).items() if n > 1}
             if shared - results:
-                heads |= {leaf for a in shared & results for leaf in atoms(self.solver.resolve(a))}
+                mine = shared & results
+                for axis in result:  # query heads that share a key-value head stand beside it
+                    if mine & set(atoms(axis)):
+                        mine |= set(atoms(axis)) & moving[0]
+                heads |= {leaf for a in mine for leaf in atoms(self.solver.resolve(a))}
         return frozenset(heads)
 
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
         extents = self.extents - self.others  # the rows of a tied embedding are channels elsewhere
         members: dict[Atom, list[Member]] = {}
         held: list[Held] = []
+        places = Counter(atom for dims in self.axes.values() for axis in dims for atom in atoms(axis))
         for key, dims in self.axes.items():
             name = weight_of(key)
             if name not in self.graph.weights or (name == key and self._only_copies(name)):
@@ -344,7 +353,7 @@ class _Analysis:
                     reasons = (self.solver.held(atom) for atom in found)
                     held.append(Held(name, j, size(axis), next(filter(None, reasons), SINGLE)))
                 for atom in found:
-                    why = self.solver.held(atom)
+                    why = self.solver.held(atom) or (UNREAD if places[atom] == 1 else None)
                     if atom.size <= 1:
                         continue
                     if why is None:

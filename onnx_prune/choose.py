@@ -25,14 +25,15 @@ from onnx_prune.words import plain
 
 Scores = Mapping[Atom, NDArray[np.float64]]
 _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
+NEAR = 0.1  # how far from the ratio, in parts of it, whole heads may end and still be preferred to dims
 
 
 def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()) -> list[Group]:
     """The groups that may be cut together: no two of them are factors of one product.
 
-    Of heads and head size `budget.attention` says which; of other factors of a product the one
-    whose cut, rounded, lands nearest the ratio is taken, on a tie the one with more channels, then
-    the one that rules out fewest others.
+    Of heads and head size `budget.attention` says which, "auto" heads where they come near the ratio;
+    of other factors of a product the one whose cut, rounded, lands nearest the ratio is taken, on a tie
+    the one with more channels, then the one that rules out fewest others.
 
     Args:
         coupling: the analysed model.
@@ -47,19 +48,28 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         and not matches(coupling, g, budget.ignore)
     ]
     rivals, widths = _rivals(coupling, budget), _widths(coupling)
+    members = {g.atom: len(g.members) for g in free}
 
-    def rank(group: Group) -> tuple[bool, int, float, int, int]:
-        head = group.atom in coupling.heads
+    def rank(group: Group) -> tuple[int, float, int, int]:
+        against = rivals.get(group.atom, set())
         ratio = ratio_of(coupling, group, budget)
         counts = {_rounded(group, ratio, width, budget) for width in widths.get(group.atom, {group.size})}
         off_target = max(abs(1 - kept / group.size - ratio) for kept in counts)
         return (
-            head == (budget.attention == "dims"),
-            -len(group.members) if head else 0,  # key-value heads stand on more than query heads
+            preference(group, against, off_target / ratio if ratio else 0.0),
             off_target,
             -group.size,
-            len(rivals.get(group.atom, ())),
+            len(against),
         )
+
+    def preference(group: Group, against: set[Atom], miss: float) -> int:
+        """0 for what goes first, whatever its rivals are, and 2 for what goes last."""
+        if group.atom not in coupling.heads:
+            return 0 if budget.attention == "dims" else 1
+        # key-value heads stand on more weights than the query heads that share them
+        if any(members.get(rival, 0) > len(group.members) for rival in against & coupling.heads):
+            return 2
+        return 1 if budget.attention == "dims" or (budget.attention == "auto" and miss > NEAR) else 0
 
     chosen: set[Atom] = set()
     for group in sorted(free, key=rank):

@@ -98,7 +98,7 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
         for index, k in copy.users:
             draft.rewire(graph.nodes[index], k, copy.name)
     Follower(coupling, plan, draft).run()
-    _declare(coupling, plan, draft.model.graph, {})
+    _declare(coupling, plan, draft.model.graph, copies.leading)
     for body in graph.bodies:
         _declare(coupling, plan, graph_at(draft.model.graph, body.path), body.names)
     dead = set(draft.replaced)

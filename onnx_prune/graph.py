@@ -20,7 +20,8 @@ from onnx_prune.errors import InputError
 from onnx_prune.flatten import flatten
 from onnx_prune.nodes import Node, graph_at, within
 
-# Shape constants and index tables are no parameters; quantized weights are.
+# Shape constants and index tables are no parameters; quantized weights are.  Nor are single numbers: most
+# are bounds and epsilons, of which every exporter stores others.
 _NOT_PARAMETERS = {
     onnx.TensorProto.BOOL,
     onnx.TensorProto.INT32,
@@ -103,8 +104,13 @@ class Graph:
 
     def params(self) -> int:
         """Number of parameters that the model stores."""
-        stored = (tensor for name, tensor in self.weights.items() if name not in self.frozen)
-        return sum(product(tensor.dims) for tensor in stored if tensor.data_type not in _NOT_PARAMETERS)
+        return sum(self.elements(name) for name in self.weights if name not in self.frozen)
+
+    def elements(self, name: str) -> int:
+        """How many parameters a weight holds."""
+        tensor = self.weights[name]
+        count = product(tensor.dims)
+        return 0 if tensor.data_type in _NOT_PARAMETERS or count == 1 else count
 
     def dims(self, name: str) -> tuple[int, ...]:
         """Shape of a weight."""

@@ -140,9 +140,9 @@ PARAMS: list[click.Parameter] = [
         section=_REMOVE,
         type=Choice(*ATTENTION),
         metavar="WHAT",
-        default="heads",
+        default="auto",
         help="Where an axis is heads times head size, remove heads (whole), dims (of every head) or both; "
-        "heads unless given.",
+        "auto, the default, takes heads if these come within 10 % of the ratio, else what comes nearest.",
     ),
     Option(
         ["--mixed"],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[str], None]
-ATTENTION = ("heads", "dims", "both")
+ATTENTION = ("auto", "heads", "dims", "both")
 CRITERIA_NAMES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "random")
 
 
@@ -35,7 +35,9 @@ class Budget:
         max_ratio: fraction of a group's channels that is removed at most.
         mixed: whether groups that change a statistic are cut too.
         attention: what goes where an axis is heads times head size: whole heads (grouped queries
-            with their key-value head), the same dims of every head, or both.
+            with their key-value head), the same dims of every head, or both; "auto" takes heads where
+            whole ones come within a tenth of the ratio (two of four at 0.5, but not one of three),
+            otherwise what comes nearest.
 
     Raises:
         InputError: A value is out of range.
@@ -54,7 +56,7 @@ class Budget:
     min_channels: int = 1
     max_ratio: float = 1.0
     mixed: bool = False
-    attention: Literal["heads", "dims", "both"] = "heads"
+    attention: Literal["auto", "heads", "dims", "both"] = "auto"
 
     def __post_init__(self) -> None:
         _require_ratio("ratio", self.ratio)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_prune.analyse import SINGLE
+from onnx_prune.analyse import SINGLE, UNREAD
 from onnx_prune.coupling import Coupling
 from tests import zoo
 from tests.graphs import Dims, analyse, build, group_of, groups_of, node, noise, places, why
@@ -269,6 +269,17 @@ def test_a_transposed_weight_is_cut_where_it_is_stored() -> None:
     assert groups_of(coupling) == {(8, places(("w1", 0), ("w2", 1)))}
     assert [m.role for m in group_of(coupling, "w1", 0).members] == ["producer", "consumer"]
     assert coupling.graph.frozen == set()
+
+
+def test_rows_that_are_never_read_are_no_channels() -> None:
+    """A table of 9 positions for a sequence of 5; exporters that fold the slice store no more."""
+    weights = {"table": noise(9, 8), "v": noise(8, 3)} | {
+        name: np.array([n], np.int64) for name, n in (("start", 0), ("stop", 5))
+    }
+    nodes = ["p = Slice(table, start, stop, start)", "a = Add(x, p)", "y = MatMul(a, v)"]
+    coupling = analyse(build(nodes, weights, {"x": (2, 5, 8)}, {"y": (2, 5, 3)}))
+    assert coupling.groups == ()
+    assert why(coupling, "table", 0) == {"x is a graph input", UNREAD}
 
 
 def test_a_normalised_weight_is_frozen() -> None:

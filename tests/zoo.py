@@ -29,7 +29,7 @@ NAMES = sorted(path.name.removesuffix(_SUFFIX) for path in MODELS.glob("*" + _SU
 def _packed(name: str) -> tuple[bytes, list[list[float]], dict[str, dict[str, Any]]]:
     """The structure without its notes, and the two notes."""
     model = onnx.ModelProto.FromString(lzma.decompress((MODELS / (name + _SUFFIX)).read_bytes()))
-    notes = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    notes = {e.key: json.loads(e.value) for e in model.metadata_props if e.key.startswith("zoo.")}
     own = [entry for entry in model.metadata_props if not entry.key.startswith("zoo.")]
     del model.metadata_props[:]
     model.metadata_props.extend(own)

@@ -1,9 +1,12 @@
 """Prune every model of a folder and prove every cut: a table, a summary, and exit code 1 on a failure.
 
-    python tools/zoo.py FOLDER [--match 'a_*'] [--ratio 0.5] [--round-to 1] [--jobs 2] [--json]
+    python tools/zoo.py FOLDER [--match 'a_*'] [--ratio 0.5] [--round-to 1] [--mixed] [--jobs 2] [--json]
+    python tools/zoo.py FOLDER --sizes 3       also proves at three more sizes of all dynamic axes
     python tools/zoo.py FOLDER --zoo PACKED    also feeds the inputs recorded in PACKED/models/NAME.zoo.xz
 
-FOLDER holds *.onnx files, or packed *.zoo.xz files that `--zoo` unpacks.
+FOLDER holds *.onnx files, or packed *.zoo.xz files that `--zoo` unpacks.  The columns: nodes, groups found
+and cut, `free` (the share of parameters whose weight has an axis in a group that may be cut), `left` (the
+share of parameters afterwards), the proof's error, and at how many more sizes it holds.
 """
 
 from __future__ import annotations
@@ -20,9 +23,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import onnx
+from onnx.checker import ValidationError, check_model
+from onnx.shape_inference import InferenceError
+
+if TYPE_CHECKING:
+    from onnx_prune.coupling import Coupling
+    from onnx_prune.settings import Budget
 
 _TIMEOUT = 600
 _SUFFIXES = (".zoo.xz", ".onnx")
@@ -37,9 +47,12 @@ class Row:
     nodes: int = 0
     groups: int = 0
     cut: int = 0
+    params: int = 0
+    free: float = 0.0
     left: float = 1.0
     error: float | None = None
     outputs: int = 0
+    sizes: int | None = None  # None where no axis of an input is dynamic
     seconds: float = 0.0
     note: str = ""
 
@@ -56,9 +69,10 @@ def feeds_of(name: str, zoo: Path | None) -> list[dict[str, Any]]:
     return [zoo_module(zoo).feeds(packed)] if zoo and packed and packed.exists() else []
 
 
-def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
+def one(path: Path, ratio: float, round_to: int, mixed: bool, sizes: int, zoo: Path | None) -> Row:
     """Couple, choose, cut and prove one model."""
     from attempt import attempt
+    from sizes import further
 
     from onnx_prune import files
     from onnx_prune.analyse import couple
@@ -75,8 +89,11 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
     else:
         graph = Graph(files.load(path), path.parent)
     coupling = couple(graph)
-    row = Row(name, "proved", len(graph.nodes), len(coupling.groups))
-    plan, draft, row.note = attempt(coupling, Budget(ratio=ratio, round_to=round_to))
+    params = graph.params()
+    row = Row(name, "proved", len(graph.nodes), len(coupling.groups), params=params)
+    budget = Budget(ratio=ratio, round_to=round_to, mixed=mixed)
+    row.free = free(coupling, budget) / max(params, 1)
+    plan, draft, row.note = attempt(coupling, budget)
     row.cut = len(plan)
     if draft is None:
         reasons = Counter(held.why for held in coupling.held)
@@ -84,13 +101,20 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
         row.status, row.note = "nothing", "; ".join(f"{n}x {why}" for why, n in reasons.most_common(3))
     else:
         small = draft.whole()
-        row.left = elements(small) / max(elements(graph.model), 1)
+        row.left = Graph(small).params() / max(params, 1)
         try:
-            proof = prove(coupling, plan, small, folder=graph.folder, feeds=feeds_of(name, zoo))
+            more, refused = further(coupling, sizes, graph.folder) if sizes else ([], [])
+            feeds = [*feeds_of(name, zoo), *more]
+            proof = prove(coupling, plan, small, folder=graph.folder, feeds=feeds)
             row.error, row.outputs = proof.error, len(proof.outputs)
+            complaint = complaint_of(small)
+            if complaint and not complaint_of(graph.model):
+                row.status, row.note = "failed", f"onnx.checker: {complaint}"
+            if more or refused:
+                row.sizes = len(more) if proof.runs == 2 + len(feeds) else 0
             pieces = f"in pieces, {proof.pieces} seams" if proof.pieces is not None else ""
             silent = f"not compared: {', '.join(proof.silent)}" if proof.silent else ""
-            row.note = "; ".join(filter(None, (row.note, pieces, silent)))
+            row.note = "; ".join(filter(None, (row.note, *refused, pieces, silent)))
         except NotProved as error:
             row.status, row.note = "unproved", str(error)
         except ProofFailed as error:
@@ -99,17 +123,20 @@ def one(path: Path, ratio: float, round_to: int, zoo: Path | None) -> Row:
     return row
 
 
-def elements(model: Any) -> int:
-    """Parameters: elements of initializers and of tensors in Constant nodes."""
-    from onnx_prune.graph import Graph
+def complaint_of(model: onnx.ModelProto) -> str:
+    """What onnx's own checker has to say against a model, shapes included."""
+    try:
+        check_model(model, full_check=True)
+    except (ValidationError, InferenceError) as error:
+        return " ".join(str(error).split())
+    return ""
 
-    total = 0
-    for tensor in Graph(model).weights.values():
-        count = 1
-        for n in tensor.dims:
-            count *= n
-        total += count
-    return total
+
+def free(coupling: Coupling, budget: Budget) -> int:
+    """Parameters of the weights that have at least one axis in a group that may be cut."""
+    groups = [group for group in coupling.groups if budget.mixed or group.mixed is None]
+    weights = {member.weight for group in groups for member in group.members}
+    return sum(coupling.graph.elements(weight) for weight in weights - coupling.graph.frozen)
 
 
 def name_of(path: Path) -> str:
@@ -139,8 +166,9 @@ def printed(row: Row) -> str:
     """The row as a line of the table."""
     error = "-" if row.error is None else f"{row.error:.1e}"
     return (
-        f"{row.name:44s} {row.status:8s} {row.nodes:5d} {row.groups:5d} {row.cut:4d} {row.left:7.4f} "
-        f"{error:>8s} {row.seconds:6.1f}  {row.note}"
+        f"{row.name:44s} {row.status:8s} {row.nodes:5d} {row.groups:5d} {row.cut:4d} {row.free:5.2f} "
+        f"{row.left:7.4f} {error:>8s} {'-' if row.sizes is None else row.sizes:>5} {row.seconds:6.1f}  "
+        f"{row.note}"
     ).rstrip()
 
 
@@ -152,7 +180,15 @@ def summary(rows: list[Row]) -> Iterator[str]:
         counts = Counter(row.status for row in mine)
         worst = max((row.error for row in mine if row.error is not None), default=0.0)
         listed = ", ".join(f"{n} {status}" for status, n in counts.most_common())
-        yield f"{prefix:10s} {len(mine):4d} models: {listed}; worst error {worst:.1e}"
+        total = max(sum(row.params for row in mine), 1)
+        open_to_cuts = sum(row.params * row.free for row in mine) / total
+        text = (
+            f"{listed}; {open_to_cuts:.1%} of parameters in groups that may be cut; worst error {worst:.1e}"
+        )
+        sizes = Counter(row.sizes for row in mine if row.sizes is not None)
+        if sizes:
+            text += "; proved at more sizes: " + ", ".join(f"{n} at {k}" for k, n in sorted(sizes.items()))
+        yield f"{prefix:10s} {len(mine):4d} models: {text}"
 
 
 @click.command(help=__doc__)
@@ -160,6 +196,8 @@ def summary(rows: list[Row]) -> Iterator[str]:
 @click.option("--match", default="*", help="Glob on names.")
 @click.option("--ratio", default=0.5)
 @click.option("--round-to", default=1)
+@click.option("--mixed", is_flag=True, help="Also cut what a statistic is taken over.")
+@click.option("--sizes", default=0, help="Prove at so many more sizes of the dynamic axes.")
 @click.option("--zoo", type=click.Path(exists=True, path_type=Path), help="Folder of zoo.py and models/.")
 @click.option("--jobs", default=2)
 @click.option("--json", "as_json", is_flag=True, help="One JSON list on stdout.")
@@ -169,6 +207,8 @@ def main(
     match: str,
     ratio: float,
     round_to: int,
+    mixed: bool,
+    sizes: int,
     zoo: Path | None,
     jobs: int,
     as_json: bool,
@@ -176,13 +216,14 @@ def main(
 ) -> None:
     """Run the whole folder, or one file as a worker."""
     if worker:
-        print(json.dumps(asdict(one(folder, ratio, round_to, zoo))))
+        print(json.dumps(asdict(one(folder, ratio, round_to, mixed, sizes, zoo))))
         return
     paths = [p for p in sorted(folder.iterdir()) if p.name.endswith(_SUFFIXES)]
     paths = [p for p in paths if fnmatch.fnmatch(name_of(p), match)]
-    arguments = ["--ratio", str(ratio), "--round-to", str(round_to), *(["--zoo", str(zoo)] if zoo else [])]
+    arguments = ["--ratio", str(ratio), "--round-to", str(round_to), "--sizes", str(sizes)]
+    arguments += [*(["--mixed"] if mixed else []), *(["--zoo", str(zoo)] if zoo else [])]
     if not as_json:
-        print(f"{'name':44s} {'status':8s} nodes groups cut  left    error     sec  note")
+        print(f"{'name':44s} {'status':8s} nodes groups cut  free    left    error sizes    sec  note")
     rows: list[Row] = []
     with ThreadPoolExecutor(jobs) as pool:
         for row in pool.map(lambda path: isolated(path, arguments), paths):

@@ -111,14 +111,14 @@ def multi_head_attention(op: Op) -> Relation:
 
 @rule("GroupQueryAttention", domain=MICROSOFT)
 def group_query_attention(op: Op) -> Relation:
-    """*b *s (k r *d), *b *t (k *d), *b *t (k *d), past, past, ... -> *b *s (k r *d), present, present
+    """*b *s (k r *d), *b *t (k *d), *b *t (k *v), past, past, ... -> *b *s (k r *v), present, present
 
-    Also packed: *b *s ((k r *d) + (k *d) + (k *d)).  num_heads follows (k r), kv_num_heads k.
+    Also packed: *b *s ((k r *d) + (k *d) + (k *v)).  num_heads follows (k r), kv_num_heads k.
 
     >>> heads = {"num_heads": 6, "kv_num_heads": 3}
     >>> shapes = (2, 5, 48), (2, 5, 24), (2, 5, 24), None, None, (2,), ()
     >>> print(group_query_attention(Op("GroupQueryAttention", shapes, ((2, 5, 48),), heads)))
-    *b *s (k r *d), *b *t (k *d), *b *t (k *d), _, _, *b, () -> *b *s (k r *d)
+    *b *s (k r *d), *b *t (k *d), *b *t (k *v), _, _, *b, () -> *b *s (k r *v)
     """
     queries, pairs = op.integer("num_heads"), op.integer("kv_num_heads")
     if not pairs or queries % pairs:
@@ -127,11 +127,11 @@ def group_query_attention(op: Op) -> Relation:
         raise Misfit("the scales of a quantized cache are not understood")
     packed = not op.has(1)
     ins = (
-        "*b *s ((k r *d) + (k *d) + (k *d))" if packed else "*b *s (k r *d)",
+        "*b *s ((k r *d) + (k *d) + (k *v))" if packed else "*b *s (k r *d)",
         "*b *t (k *d)",
-        "*b *t (k *d)",
+        "*b *t (k *v)",
         "*b k *p *d",
-        "*b k *p *d",
+        "*b k *p *v",
         spread(optional(op, 5), "*l", "*b"),
         spread(optional(op, 6), "*one"),
         "*x *y",
@@ -145,10 +145,10 @@ def group_query_attention(op: Op) -> Relation:
         zero = ((0,),) if packed else ((2,), (4,), *(((1,), (3,)) if wanted(op, 1) else ()))
     return pattern(
         op,
-        f"{', '.join(ins)} -> *b *s (k r *d), *b k *u *d, *b k *u *d, *b (k r) *s *w",
+        f"{', '.join(ins)} -> *b *s (k r *v), *b k *u *d, *b k *u *v, *b (k r) *s *w",
         zero=zero,
         why=POSITIONS,
-        whys={"d": SHARED},
+        whys={"d": SHARED, "v": SHARED},
         restate={"num_heads": "(k r)", "kv_num_heads": "k"},
         k=pairs,
         r=queries // pairs,
