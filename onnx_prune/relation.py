@@ -42,13 +42,14 @@ class Restate:
             "positions": entry j is a position on `axes[j]`, and becomes the number of kept
             channels before it; "indices": every entry is a position on `axes[0]` that stays, and
             becomes its rank among the kept; "implied": an attribute left out, which meant `value`,
-            and has to say so once any of `axes` is cut.
+            and has to say so once any of `axes` is cut; "ones": left out, it meant all dims of
+            size one, and has to say the sizes of `axes` once a cut leaves another dim of that size.
         axes: one axis an entry; None leaves the entry alone.
         value: what an attribute that is left out meant before the cut.
     """
 
     target: int | str
-    form: Literal["sizes", "shape", "positions", "indices", "implied"]
+    form: Literal["sizes", "shape", "positions", "indices", "implied", "ones"]
     axes: tuple[Axis | None, ...]
     value: float | None = None
 
@@ -64,7 +65,7 @@ class Code:
         at: index of the operand or result.
         scale: the operand that holds the scales, None where the node does not know them.
         zero: the operand that holds the zero points (`~k` for result k), None for zero itself.
-        axis: the dim that a vector of scales lies along; None where they broadcast as they stand.
+        axis: the dim, or dims, that the scales lie along; None where they broadcast as they stand.
         block: how many positions of that dim share a scale.
         bits: width of values packed into bytes along the last dim (MatMulNBits), else 0.  Bytes
             have no zero to fill in: masking acts on the scales.
@@ -73,7 +74,7 @@ class Code:
     at: int
     scale: int | None
     zero: int | None
-    axis: int | None = None
+    axis: int | tuple[int, ...] | None = None
     block: int = 1
     bits: int = 0
 

@@ -79,7 +79,10 @@ def _value_shaped(graph: Graph) -> bool:
 
 
 def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes:
-    """Shapes for a batch of one, which costs are told for; the analysed ones where the batch is fixed."""
+    """Shapes for a batch of one, which costs are told for; the analysed ones where the batch is fixed.
+
+    The analysed ones, too, where a batch of one gives tensors of another rank (a Squeeze drops it).
+    """
     if probe is None:
         return analysed
     inputs = {
@@ -89,7 +92,9 @@ def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes
     if inputs == analysed.inputs:
         return analysed
     found = _static(graph, inputs)
-    return found if all(name in found.known for name in _names(graph)) else analysed
+    known, before = found.known, analysed.known
+    alike = (name in known and len(known[name]) == len(before.get(name, known[name])) for name in _names(graph))
+    return found if all(alike) else analysed
 
 
 def _names(graph: Graph) -> list[str]:
