@@ -305,6 +305,15 @@ def test_a_normalised_weight_is_frozen() -> None:
     assert any("computes a weight from it, which is cut instead" in reason for reason in reasons)
 
 
+def test_a_table_made_of_little_is_not_frozen() -> None:
+    """The outer product of two vectors, under a maximum that holds it: half of it is larger than both."""
+    weights = {"u": noise(32, 1), "v": noise(1, 32), "out": noise(32, 3)}
+    nodes = ["t = Mul(u, v)", "s = Softmax(t)", "a = MatMul(x, s)", "y = MatMul(a, out)"]
+    coupling = analyse(build(nodes, weights, {"x": (2, 32)}, {"y": (2, 3)}))
+    assert coupling.graph.frozen == set()
+    assert any("Softmax" in reason for reason in why(coupling, "out", 0))
+
+
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_axis_of_every_weight_is_cut_or_has_a_reason(name: str) -> None:
     """Nothing is left out in silence but sizes, and axes of one channel."""
