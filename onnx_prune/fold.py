@@ -71,8 +71,7 @@ class Folded:
         self.constants = {
             name
             for name, t in graph.weights.items()
-            if name not in graph.captured
-            and small_integers(tuple(t.dims), t.data_type)
+            if small_integers(tuple(t.dims), t.data_type)
             and (t.data_type not in _NARROW or product(t.dims) == 1)
         }
         self.nodes: list[Node] = []

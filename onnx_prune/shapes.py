@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 _SMALL = 1024  # elements: shape operands and index tables stay in the skeleton, weights do not
 _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
-_SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
+_SCALES = (1, 8, 32, 128)  # images often want a multiple of the network's stride, sound more than a window
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
 _VALUE_SHAPED = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop", "Range"}
 
@@ -44,25 +44,37 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     """Shapes at the first assignment, and at the second where something is dynamic.
 
     Where the runtime refuses every assignment (custom operators), what inference found is returned;
-    tensors without a shape are then missing.
+    tensors without a shape are then missing.  An input too short for a window leaves nothing of it, which
+    says little: the assignment counts that leaves the fewest tensors empty.
     """
+    best: list[Shapes] = []
+    least = 0
     for scale in _SCALES:
-        found = [_static(graph, inputs) for inputs in _assignments(graph, scale)]
+        assigned = list(_assignments(graph, scale))
+        if best and assigned[0] == best[0].inputs:  # no axis but that of the batch is dynamic
+            break
+        found = [_static(graph, inputs) for inputs in assigned]
         missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
-        if missing and len(found) == 1 and _value_shaped(graph):
+        fixed = len(found) == 1
+        told_by_values = (missing or not fixed) and _value_shaped(graph)
+        if missing and fixed and told_by_values:
             found.append(replace(found[0], known=dict(found[0].known)))
         try:
             for shapes, noises in zip(found, _NOISES, strict=False):
                 _probe(graph, shapes, missing, noises)
         except RunError:
-            if len(found) > 1 and scale != _SCALES[-1] and found[0].inputs != found[1].inputs:
+            if not fixed and (best or scale != _SCALES[-1]):
                 continue
             for shapes in found:
                 _probe_prefix(graph, shapes, missing)
-        break
-    if len(found) == 1 or found[0].known == found[1].known:
-        return found[0], None
-    return found[0], found[1]
+        empty = sum(0 in found[0].known.get(name, ()) for name in _names(graph))
+        if not best or empty < least:
+            best, least = found, empty
+        if fixed or told_by_values or not least:
+            break
+    if len(best) == 1 or best[0].known == best[1].known:
+        return best[0], None
+    return best[0], best[1]
 
 
 def _value_shaped(graph: Graph) -> bool:
@@ -93,7 +105,9 @@ def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes
         return analysed
     found = _static(graph, inputs)
     known, before = found.known, analysed.known
-    alike = (name in known and len(known[name]) == len(before.get(name, known[name])) for name in _names(graph))
+    alike = (
+        name in known and len(known[name]) == len(before.get(name, known[name])) for name in _names(graph)
+    )
     return found if all(alike) else analysed
 
 
@@ -203,7 +217,10 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
         kind = value.type.tensor_type
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
-        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+        # inference subtracts a window from a signal that is shorter, and goes on
+        if kind.HasField("shape") and all(
+            d.HasField("dim_value") and d.dim_value >= 0 for d in kind.shape.dim
+        ):
             shapes.known.setdefault(value.name, tuple(d.dim_value for d in kind.shape.dim))
     return shapes
 
