@@ -22,7 +22,7 @@ from onnx_prune.runtime import Session
 from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
-SMALL = 64
+SMALL, FEW = 64, 16  # elements of integers, and of others
 _INTEGERS = {
     onnx.TensorProto.BOOL,
     onnx.TensorProto.INT8,
@@ -63,6 +63,11 @@ def small_integers(shape: tuple[int, ...], kind: int) -> bool:
     return count == 1 or (kind in _INTEGERS and (len(shape) <= 1 or count <= SMALL))
 
 
+def _few(shape: tuple[int, ...]) -> bool:
+    """Whether numbers may be scales or borders, two a dim at most: more are a state that starts at zero."""
+    return product(shape) <= FEW and sum(n > 1 for n in shape) <= 1
+
+
 class Folded:
     """Which nodes fold, and what they compute for given shapes."""
 
@@ -94,7 +99,7 @@ class Folded:
                 return False
             if node.op == "DequantizeLinear" and product(shape) > 1:
                 return False  # a weight, however small and integer its stored form is
-            if not small_integers(shape, shapes.types[name]) and product(shape) > SMALL:
+            if not small_integers(shape, shapes.types[name]) and not _few(shape):
                 return False
             if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
                 return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers

@@ -143,9 +143,8 @@ class _Editor:
         if found.code.axis is None:
             return found.zero
         known = self.coupling.shapes.known[found.zero]
-        shape = self.constant(
-            np.array(lying(found.code.axis, known, rank) if product(known) > 1 else [1] * rank)
-        )
+        dims = lying(found.code.axis, known, rank) if product(known) > 1 else [1] * rank
+        shape = self.constant(np.array(dims))
         target = self.name()
         nodes.append(helper.make_node("Reshape", [found.zero, shape], [target]))
         return target

@@ -104,10 +104,8 @@ def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes
     if inputs == analysed.inputs:
         return analysed
     found = _static(graph, inputs)
-    known, before = found.known, analysed.known
-    alike = (
-        name in known and len(known[name]) == len(before.get(name, known[name])) for name in _names(graph)
-    )
+    ranks, before = ({name: len(shape) for name, shape in s.known.items()} for s in (found, analysed))
+    alike = (name in ranks and ranks[name] == before.get(name, ranks[name]) for name in _names(graph))
     return found if all(alike) else analysed
 
 
@@ -218,10 +216,9 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
         # inference subtracts a window from a signal that is shorter, and goes on
-        if kind.HasField("shape") and all(
-            d.HasField("dim_value") and d.dim_value >= 0 for d in kind.shape.dim
-        ):
-            shapes.known.setdefault(value.name, tuple(d.dim_value for d in kind.shape.dim))
+        dims = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+        if kind.HasField("shape") and all(n >= 0 for n in dims):
+            shapes.known.setdefault(value.name, dims)
     return shapes
 
 

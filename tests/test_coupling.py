@@ -314,6 +314,21 @@ def test_a_table_made_of_little_is_not_frozen() -> None:
     assert any("Softmax" in reason for reason in why(coupling, "out", 0))
 
 
+def test_an_initial_state_of_zeros_is_no_size() -> None:
+    """Few numbers made by shape arithmetic are scales; more are a state, which is cut with its layer."""
+    hidden = 24
+    gates = {"w": noise(1, 4 * hidden, 3), "r": noise(1, 4 * hidden, hidden), "v": noise(hidden, 5)}
+    sizes = {"one": np.array([1], np.int64), "width": np.array([hidden], np.int64), "at": np.array([1])}
+    nodes = [
+        *("s = Shape(x)", "b = Gather(s, at)", node("d = Concat(one, b, width)", axis=0)),
+        *("h = ConstantOfShape(d)", node("a = LSTM(x, w, r, , , h, h)", hidden_size=hidden)),
+        "y = MatMul(a, v)",
+    ]
+    shapes = {"x": (6, 1, 3)}, {"y": (6, 1, 1, 5)}
+    coupling = analyse(build(nodes, gates | sizes, *shapes))
+    assert [group.size for group in coupling.groups] == [hidden]
+
+
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_axis_of_every_weight_is_cut_or_has_a_reason(name: str) -> None:
     """Nothing is left out in silence but sizes, and axes of one channel."""

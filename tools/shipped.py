@@ -149,10 +149,8 @@ def printed(row: Row, reasons: bool) -> Iterator[str]:
         left = report["after"]["params"] / max(report["before"]["params"], 1)
         error = f"{report['proof']['error']:.1e}" if report["proof"] else "-"
         figures = f"{len(report['groups']):6d} {left:6.3f} {error:>8s}"
-    line = (
-        f"{row.package:30s} {row.file[-44:]:44s} {row.megabytes:6.1f} {row.status:8s} {figures}  {row.note}"
-    )
-    yield line.rstrip()
+    size = f"{row.megabytes:6.1f}"
+    yield f"{row.package:30s} {row.file[-44:]:44s} {size} {row.status:8s} {figures}  {row.note}".rstrip()
     for held in report["held"] if report is not None and reasons else ():
         share = held["params"] / max(report["before"]["params"], 1)
         if share >= 0.01:
