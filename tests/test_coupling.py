@@ -185,11 +185,11 @@ def test_a_domain_of_its_own_is_not_onnx() -> None:
 
 
 def test_an_operator_of_onnx_without_a_rule_is_named() -> None:
-    weights = {"w1": noise(4, 3), "w2": noise(3, 3)}
-    nodes = ["a = MatMul(x, w1)", "d = Det(a)", "b = MatMul(a, w2)", "y = Add(b, d)"]
+    weights = {"w1": noise(4, 3), "w2": noise(3, 3), "zero": np.array(0)}
+    nodes = ["a = MatMul(x, w1)", "s = SequenceConstruct(a)", "b = SequenceAt(s, zero)", "y = MatMul(b, w2)"]
     coupling = analyse(build(nodes, weights, {"x": (3, 4)}, {"y": (3, 3)}))
     assert coupling.groups == ()
-    assert why(coupling, "w1", 1) == {"no rule for Det (Det d)"}
+    assert why(coupling, "w1", 1) == {"no rule for SequenceConstruct (SequenceConstruct s)"}
 
 
 def test_dynamic_axes_are_held() -> None:

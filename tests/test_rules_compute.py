@@ -18,7 +18,7 @@ from tests.cases_compute import MADE, signed
 from tests.commute import Array, Case, RefusedError, check
 from tests.node_cases import node_cases
 
-FAMILIES = ("elementwise", "linear", "norm", "pool", "reduce")
+FAMILIES = ("conv", "elementwise", "linear", "norm", "pool", "reduce")
 OPERATORS = sorted(
     name
     for (domain, name), function in RULES.items()

@@ -144,7 +144,7 @@ def prelu(op: Op) -> Relation:
     return broadcast(op, ((0,),))
 
 
-@rule("And", "BitwiseAnd", "Mul")
+@rule("And", "BitwiseAnd", "Mul", "SwiGLU")
 def product(op: Op) -> Relation:
     """a..., a... -> a...
 
