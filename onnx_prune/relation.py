@@ -96,6 +96,7 @@ class Relation:
             (0 / 0, log 0), and so is all that is multiplied with it.
         zeroed: operands that the node needs zero where they are masked, though the channels pass
             through: a range that includes zero is taken over them, or a recurrence sums over them.
+        unread: operands of which the node takes the type and not the values: they are not summed over.
         reads: the operands that stand for numbers in integers.
         writes: the results that do.
         why: the reason given for letters that the rule holds.
@@ -107,6 +108,7 @@ class Relation:
     zero: Zero = ()
     divisors: tuple[int, ...] = ()
     zeroed: tuple[int, ...] = ()
+    unread: tuple[int, ...] = ()
     reads: tuple[Code, ...] = ()
     writes: tuple[Code, ...] = ()
     why: str = WHOLE
@@ -126,8 +128,9 @@ class Relation:
         return {k for k in said if k is not None and k >= 0}
 
     def contracted(self) -> set[Atom]:
-        """Atoms that stand in operands and not in results."""
-        inside = {a for dims in self.operands if dims for axis in dims for a in atoms(axis)}
+        """Atoms that stand in operands that are read and not in results."""
+        read = [dims for k, dims in enumerate(self.operands) if dims and k not in self.unread]
+        inside = {a for dims in read for axis in dims for a in atoms(axis)}
         return inside - {a for dims in self.results if dims for axis in dims for a in atoms(axis)}
 
 

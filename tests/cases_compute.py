@@ -89,7 +89,8 @@ def elementwise_cases() -> Iterator[Case]:
     yield Case("Shrink", [signed(3, 5)], {"lambd": -0.2, "bias": 0.3})
     yield Case("Cast", [signed(3, 5)], {"to": onnx.TensorProto.INT32})
     yield Case("Cast", [signed(3, 5)], {"to": onnx.TensorProto.BOOL}, 7)
-    yield Case("CastLike", [signed(3, 5), np.ones(1, np.int64)])
+    yield Case("CastLike", [signed(3, 5), np.ones(1, np.int64)], cut=2)
+    yield Case("CastLike", [signed(), signed(3, 5).astype(np.float16)], cut=2)
     yield Case("BitCast", [signed(3, 5)], {"to": onnx.TensorProto.INT32}, 26)
     for opset in (7, 10):
         yield Case("Dropout", [signed(3, 5)], {"ratio": 0.3}, opset, 2)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_prune.analyse import SINGLE
 from onnx_prune.coupling import Coupling
 from tests import zoo
-from tests.graphs import Dims, analyse, build, group_of, groups_of, node, noise, why
+from tests.graphs import Dims, analyse, build, group_of, groups_of, halved, initializers, node, noise, why
 
 IMAGE: Dims = (1, 2, 8, 8)
 OUT: Dims = (1, 2, 8, 8)
@@ -346,3 +346,29 @@ def test_every_axis_of_every_weight_is_cut_or_has_a_reason(name: str) -> None:
             weight = bound.node.inputs[1]
             for dim, n in enumerate(coupling.graph.dims(weight)[:2]):
                 assert n == 1 or (weight, dim) in said
+
+
+def test_only_the_type_is_taken_of_what_is_cast_like() -> None:
+    """Exporters write constants in the type of the tensor that they meet."""
+    weights = {"w1": noise(4, 6), "w2": noise(6, 3), "half": np.array(0.5, np.float64)}
+    nodes = ["a = MatMul(x, w1)", "s = CastLike(half, a)", "b = Mul(a, s)", "y = MatMul(b, w2)"]
+    coupling = analyse(build(nodes, weights, {"x": (5, 4)}, {"y": (5, 3)}))
+    assert groups_of(coupling) == {(6, places(("w1", 1), ("w2", 0)))}
+
+
+def test_a_weight_that_is_made_from_a_shape_is_a_weight() -> None:
+    """Filled with anything but zero it is masked where it is read, and its shape follows."""
+    weights = {"s": np.array([6, 8], np.int64), "w1": noise(4, 6), "b": noise(8), "w2": noise(8, 3)}
+    fill = np.array([0.5], np.float32)
+    nodes = [
+        *(
+            "a = MatMul(x, w1)",
+            "e = Exp(a)",
+            node("f = ConstantOfShape(s)", value=numpy_helper.from_array(fill)),
+        ),
+        *("c = MatMul(e, f)", "d = Add(c, b)", "y = MatMul(d, w2)"),
+    ]
+    sizes, error, small = halved(build(nodes, weights, {"x": (5, 4)}, {"y": (5, 3)}))
+    assert sorted(sizes.values()) == [6, 8]
+    assert error <= 1e-5
+    assert [3, 4] in [tensor.tolist() for tensor in initializers(small).values() if tensor.dtype == np.int64]
