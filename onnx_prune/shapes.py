@@ -19,6 +19,7 @@ from onnx_prune.runtime import RunError, Session, random_feeds
 Shape = tuple[int, ...]
 _SMALL = 1024  # elements: shape operands and index tables stay in the skeleton, weights do not
 _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
+_SINGLE = ((1, 1),)
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32, 128)  # images often want a multiple of the network's stride, sound more than a window
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
@@ -45,12 +46,16 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
 
     Where the runtime refuses every assignment (custom operators), what inference found is returned;
     tensors without a shape are then missing.  An input too short for a window leaves nothing of it, which
-    says little: the assignment counts that leaves the fewest tensors empty.
+    says little: the assignment counts that leaves the fewest tensors empty.  Where an input has fixed dims
+    beside dynamic ones, such as a state for a batch of one, the graph is run to see whether they agree.
     """
     best: list[Shapes] = []
+    first: list[Shapes] = []
     least = 0
-    for scale in _SCALES:
-        assigned = list(_assignments(graph, scale))
+    pinned = _pinned(graph)
+    tries = [(scale, batches) for scale in _SCALES for batches in (_BATCHES, _SINGLE)[: 1 + pinned]]
+    for scale, batches in tries:
+        assigned = list(_assignments(graph, scale, batches))
         if best and assigned[0] == best[0].inputs:  # no axis but that of the batch is dynamic
             break
         found = [_static(graph, inputs) for inputs in assigned]
@@ -59,12 +64,18 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
         told_by_values = (missing or not fixed) and _value_shaped(graph)
         if missing and fixed and told_by_values:
             found.append(replace(found[0], known=dict(found[0].known)))
+        first = first or found
         try:
             for shapes, noises in zip(found, _NOISES, strict=False):
                 _probe(graph, shapes, missing, noises)
+            if pinned and not missing:
+                Session(graph.model, graph.folder).run(random_feeds(graph.inputs, found[0].inputs))
         except RunError:
-            if not fixed and (best or scale != _SCALES[-1]):
+            if not fixed and (best or (scale, batches) != tries[-1]):
                 continue
+            if not missing:  # nothing here runs the graph, of which inference knows all
+                best = first
+                break
             for shapes in found:
                 _probe_prefix(graph, shapes, missing)
         empty = sum(0 in found[0].known.get(name, ()) for name in _names(graph))
@@ -75,6 +86,13 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     if len(best) == 1 or best[0].known == best[1].known:
         return best[0], None
     return best[0], best[1]
+
+
+def _pinned(graph: Graph) -> bool:
+    """Whether some inputs have fixed dims while others are dynamic, which they may contradict."""
+    dims = [_element(value.type).shape.dim for value in graph.inputs]
+    fixed = [all(d.dim_value > 0 for d in mine) for mine in dims if len(mine) > 1]
+    return any(fixed) and not all(fixed)
 
 
 def _value_shaped(graph: Graph) -> bool:
@@ -113,7 +131,9 @@ def _names(graph: Graph) -> list[str]:
     return [name for node in graph.nodes if node.op != "Constant" for name in node.outputs if name]
 
 
-def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
+def _assignments(
+    graph: Graph, scale: int, batches: tuple[tuple[int, int], ...]
+) -> Iterator[dict[str, Shape]]:
     """Input shapes with a prime for every dynamic axis; one assignment if there is none."""
     names: dict[str, list[int]] = {"batch": [], "size": []}
     symbols: dict[str, tuple[str, int]] = {}
@@ -138,7 +158,7 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
                 return entry
             kind, j = symbols[entry]
             if kind == "batch":
-                return _BATCHES[j % len(_BATCHES)][which]
+                return batches[j % len(batches)][which]
             return _SIZES[j % len(_SIZES)][which] * scale
 
         yield {name: tuple(map(prime, row)) for name, row in layout.items()}

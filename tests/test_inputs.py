@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from ml_dtypes import bfloat16
 from onnx import TensorProto, helper
 
 from onnx_prune.errors import NothingToPrune
@@ -152,3 +153,36 @@ def test_a_constant_that_a_body_reads_too_is_known() -> None:
     )
     model.graph.output.append(helper.make_tensor_value_info("n", TensorProto.INT64, [1]))
     assert sorted(group.size for group in analyse(model).groups) == [2, 4]
+
+
+def test_a_state_for_one_fixes_the_batch() -> None:
+    """The batch is declared dynamic, the initial state is for a batch of one: that is what runs."""
+    h, attrs = 24, {"hidden_size": 24}
+    weights = {"w": noise(1, 3 * h, 4), "r": noise(1, 3 * h, h), "v": noise(h, 5), "flat": np.array([-1, h])}
+    turn = helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2])
+    layer = helper.make_node("GRU", ["t", "w", "r", "", "", "state"], ["", "last"], **attrs)
+    model = build(
+        [turn, layer, "z = Reshape(last, flat)", "y = MatMul(z, v)"],
+        weights,
+        {"x": ["batch", 7, 4], "state": [1, 1, h]},
+        {"y": ["batch", 5]},
+    )
+    coupling = analyse(model)
+    assert coupling.probe is None
+    assert coupling.shapes.known["x"] == (1, 7, 4)
+    assert coupling.shapes.known["last"] == (1, 1, h)
+
+
+def test_what_nothing_runs_keeps_two_batches() -> None:
+    """A kernel is missing, not an agreement: what inference found at two batches counts."""
+    model = build(
+        ["h = MatMul(x, w)", "s = Mul(h, scale)", "y = MatMul(s, v)"],
+        {"w": noise(4, 6).astype(bfloat16), "v": noise(6, 3).astype(bfloat16)},
+        {"x": ["batch", 4], "scale": [2, 1, 6]},
+        {"y": [2, "batch", 3]},
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    coupling = analyse(model)
+    assert coupling.probe is not None
+    assert (coupling.shapes.known["x"], coupling.probe.known["x"]) == ((2, 4), (3, 4))

@@ -95,7 +95,7 @@ def kept(plan: Plan, name: str, array: Array) -> Array:
     return array
 
 
-@pytest.mark.parametrize(("model", "tolerance"), models())
+@pytest.mark.parametrize(("model", "tolerance"), list(models()))
 def test_weights_are_cut_as_they_are_stored(model: onnx.ModelProto, tolerance: float) -> None:
     result = prune(model)
     assert result.model is not None
