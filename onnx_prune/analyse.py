@@ -67,6 +67,7 @@ class _Analysis:
                 relation = self._relation(node)
                 if relation is not None:
                     asked.append((node, relation))
+        self.constant = self._constant([node for node, _ in asked])
         zeros = Zeros(self.graph, self.shapes.types, self.values, self._key, asked)
         relations = [Bound(node, relation, self._obey(node, relation, zeros)) for node, relation in asked]
         for bound in relations:
@@ -75,7 +76,6 @@ class _Analysis:
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
-        self.constant = self._constant(relations)
         groups, held = self._groups(roles_of(self.constant, self._key, relations))
         return Coupling(
             self.graph,
@@ -239,14 +239,19 @@ class _Analysis:
         return tuple(exposed)
 
     def _contract(self, node: Node, relation: Relation, carriers: Carriers) -> list[int]:
-        """A sum over channels is cut exactly only where masking makes a factor of it zero."""
+        """A sum over channels is cut exactly only where masking makes a factor of it zero.
+
+        A factor that is computed from weights alone is a weight: it is masked where this node reads it.
+        """
         exposed = set()
         for atom in relation.contracted():
             if self.solver.held(atom) or atom.mixed or atom.size == 1:
                 continue
-            if not any(carriers[atom].values()):
+            factors = carriers[atom]
+            a_weight = len(factors) > 1 and any(node.inputs[k] in self.constant for k in factors)
+            if not a_weight and not any(factors.values()):
                 self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
-            exposed |= {k for k, zero in carriers[atom].items() if not zero}
+            exposed |= {k for k, zero in factors.items() if not zero}
         for k in relation.zeroed:
             mine = [(a, zero[k]) for a, zero in carriers.items() if k in zero and a.size > 1]
             if not all(zero or self.solver.held(a) for a, zero in mine):
@@ -303,14 +308,14 @@ class _Analysis:
 
     # Reading the answer.
 
-    def _constant(self, relations: list[Bound]) -> set[str]:
+    def _constant(self, nodes: list[Node]) -> set[str]:
         """Tensors that depend on weights alone."""
         constant = set(self.graph.weights) | self.folded.names
-        for bound in relations:
-            if bound.node.crossing:
+        for node in nodes:
+            if node.crossing:
                 continue  # what a loop carries changes, though it began as a weight
-            if all(not name or name in constant for name in bound.node.inputs):
-                constant.update(bound.node.outputs)
+            if all(not name or name in constant for name in node.inputs):
+                constant.update(node.outputs)
         return constant
 
     def _heads(self, relations: Sequence[Bound]) -> frozenset[Atom]:

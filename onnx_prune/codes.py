@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod as product
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,19 @@ def spread(values: Array, code: Code, shape: tuple[int, ...]) -> Array:
     """
     if code.axis is None or values.size == 1:
         return values.reshape(()) if values.size == 1 else values
-    if values.ndim == len(shape):
+    if isinstance(code.axis, int) and values.ndim == len(shape):
         return np.repeat(values, code.block, code.axis).take(range(shape[code.axis]), code.axis)
-    dims = [1] * len(shape)
-    dims[code.axis] = -1
-    return values.reshape(dims)
+    return values.reshape(lying(code.axis, values.shape, len(shape)))
+
+
+def lying(axis: int | tuple[int, ...], shape: tuple[int, ...], rank: int) -> list[int]:
+    """The dims of scales of `shape` that lie along one or more dims of a tensor of `rank` dims.
+
+    >>> lying(1, (5,), 3), lying((0, 2), (2, 7), 3)
+    ([1, 5, 1], [2, 1, 7])
+    """
+    dims = [1] * rank
+    axes, sizes = ((axis,), (product(shape),)) if isinstance(axis, int) else (axis, shape)
+    for j, n in zip(axes, sizes, strict=True):
+        dims[j] = n
+    return dims

@@ -2,12 +2,14 @@
 
 Where every operator between the stored weight and its user lets the axis through, the stored weight
 is cut.  Where one takes a statistic over it or holds it, the result is frozen: analysed as a weight
-of its own, and written as an initializer under its name if it is cut.
+of its own, and written as an initializer under its name if it is cut.  A table made of little (an outer
+product, a scatter into zeros) stays as it is: written out, even half of it would be larger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from math import prod as product
 from typing import Any
 
 import onnx
@@ -50,16 +52,27 @@ def freeze(graph: Graph, folded: Mapping[str, NDArray[Any]], relate: Relate) -> 
     except RunError:  # a kernel is missing: analysed like any other nodes, they hold what they must
         computed = {}
     for name, value in computed.items():
-        if value.size > SMALL and value.dtype.kind != "i":
+        if value.size > SMALL and value.dtype.kind != "i" and value.size <= _stored(graph, derived, name):
             graph.freeze(name, value)
+    return _upstream(graph, derived, graph.frozen)
+
+
+def _upstream(graph: Graph, derived: set[int], names: Iterable[str]) -> set[int]:
+    """The nodes that these results are computed by."""
     upstream: set[int] = set()
-    todo = list(graph.frozen)
+    todo = list(names)
     while todo:
         maker = graph.makers.get(todo.pop())
         if maker is not None and maker.index in derived and maker.index not in upstream:
             upstream.add(maker.index)
             todo += maker.inputs
     return upstream
+
+
+def _stored(graph: Graph, derived: set[int], name: str) -> int:
+    """Elements of all stored weights that a result is computed from."""
+    read = {operand for index in _upstream(graph, derived, [name]) for operand in graph.nodes[index].inputs}
+    return sum(product(graph.dims(operand)) for operand in read if operand in graph.weights)
 
 
 def _derived(graph: Graph, folded: Collection[str]) -> set[int]:

@@ -23,7 +23,7 @@ from onnx_prune.runtime import Session
 from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
-SMALL = 64
+SMALL, FEW = 64, 16  # elements of integers, and of others
 _INTEGERS = {
     onnx.TensorProto.BOOL,
     onnx.TensorProto.INT8,
@@ -66,6 +66,11 @@ def small_integers(shape: tuple[int, ...], kind: int) -> bool:
     return count == 1 or (kind in _INTEGERS and (len(shape) <= 1 or count <= SMALL))
 
 
+def _few(shape: tuple[int, ...]) -> bool:
+    """Whether numbers may be scales or borders, two a dim at most: more are a state that starts at zero."""
+    return product(shape) <= FEW and sum(n > 1 for n in shape) <= 1
+
+
 class Folded:
     """Which nodes fold, and what they compute for given shapes."""
 
@@ -74,8 +79,7 @@ class Folded:
         self.constants = {
             name
             for name, t in graph.weights.items()
-            if name not in graph.captured
-            and small_integers(tuple(t.dims), t.data_type)
+            if small_integers(tuple(t.dims), t.data_type)
             and (t.data_type not in _NARROW or product(t.dims) == 1)
         }
         self.nodes: list[Node] = []
@@ -98,9 +102,8 @@ class Folded:
                 return False
             if node.op == "DequantizeLinear" and product(shape) > 1:
                 return False  # a weight, however small and integer its stored form is
-            if not small_integers(shape, shapes.types[name]) and (
-                product(shape) > SMALL or node.op in _FILLS
-            ):
+            few = _few(shape) and node.op not in _FILLS
+            if not few and not small_integers(shape, shapes.types[name]):
                 return False
             if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
                 return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers

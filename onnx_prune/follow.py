@@ -86,7 +86,17 @@ class Follower:
         proto.attribute.append(helper.make_attribute(name, new.tolist()))
 
     def _implied(self, bound: Bound, restate: Restate) -> Array | None:
-        """What an operand or attribute that is left out has to say once any dim around is cut."""
+        """What an operand or attribute that is left out has to say once any dim around is cut.
+
+        Naming the dims of size one would change what happens where a dynamic dim has that size.
+        """
+        if restate.form == "ones":
+            name, known = bound.node.inputs[0], self.coupling.shapes.known
+            cut = {a for axis in bound.relation.operands[0] or () for a in atoms(axis) if a in self.plan}
+            if self.after[0][name].count(1) == known[name].count(1):
+                return None
+            if self.coupling.probe is not None and self.coupling.probe.known[name] != known[name]:
+                raise CannotRestate(cut, f"{bound.node.label} would squeeze out what is cut to one channel")
         dims = [d for d in (*bound.relation.operands, *bound.relation.results) if d]
         if not any(a in self.plan for d in dims for axis in d for a in atoms(axis)):
             return None

@@ -9,6 +9,7 @@ channels alone, and its results are put back in their places among zeros.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod as product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_prune.axis import Mask, Prod, keep, prod
-from onnx_prune.codes import coded, spread
+from onnx_prune.codes import coded, lying, spread
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
 from onnx_prune.graph import weight_of
@@ -143,7 +144,9 @@ class _Editor:
         zero = self.draft.operand(bound.node, found.code.zero)
         if found.code.axis is None:
             return zero
-        shape = self.constant(np.array([-1 if j == found.code.axis else 1 for j in range(rank)]))
+        known = self.coupling.shapes.known[found.zero]
+        dims = lying(found.code.axis, known, rank) if product(known) > 1 else [1] * rank
+        shape = self.constant(np.array(dims))
         target = self.name()
         nodes.append(helper.make_node("Reshape", [zero, shape], [target]))
         return target

@@ -42,13 +42,14 @@ class Restate:
             "positions": entry j is a position on `axes[j]`, and becomes the number of kept
             channels before it; "indices": every entry is a position on `axes[0]` that stays, and
             becomes its rank among the kept; "implied": an attribute left out, which meant `value`,
-            and has to say so once any of `axes` is cut.
+            and has to say so once any of `axes` is cut; "ones": left out, it meant all dims of
+            size one, and has to say the sizes of `axes` once a cut leaves another dim of that size.
         axes: one axis an entry; None leaves the entry alone.
         value: what an attribute that is left out meant before the cut.
     """
 
     target: int | str
-    form: Literal["sizes", "shape", "positions", "indices", "implied"]
+    form: Literal["sizes", "shape", "positions", "indices", "implied", "ones"]
     axes: tuple[Axis | None, ...]
     value: float | None = None
 
@@ -64,7 +65,7 @@ class Code:
         at: index of the operand or result.
         scale: the operand that holds the scales, None where the node does not know them.
         zero: the operand that holds the zero points (`~k` for result k), None for zero itself.
-        axis: the dim that a vector of scales lies along; None where they broadcast as they stand.
+        axis: the dim, or dims, that the scales lie along; None where they broadcast as they stand.
         block: how many positions of that dim share a scale.
         bits: width of values packed into bytes along the last dim (MatMulNBits), else 0.  Bytes
             have no zero to fill in: masking acts on the scales.
@@ -73,7 +74,7 @@ class Code:
     at: int
     scale: int | None
     zero: int | None
-    axis: int | None = None
+    axis: int | tuple[int, ...] | None = None
     block: int = 1
     bits: int = 0
 
@@ -95,6 +96,7 @@ class Relation:
             (0 / 0, log 0), and so is all that is multiplied with it.
         zeroed: operands that the node needs zero where they are masked, though the channels pass
             through: a range that includes zero is taken over them, or a recurrence sums over them.
+        unread: operands of which the node takes the type and not the values: they are not summed over.
         reads: the operands that stand for numbers in integers.
         writes: the results that do.
         why: the reason given for letters that the rule holds.
@@ -106,6 +108,7 @@ class Relation:
     zero: Zero = ()
     divisors: tuple[int, ...] = ()
     zeroed: tuple[int, ...] = ()
+    unread: tuple[int, ...] = ()
     reads: tuple[Code, ...] = ()
     writes: tuple[Code, ...] = ()
     why: str = WHOLE
@@ -125,8 +128,9 @@ class Relation:
         return {k for k in said if k is not None and k >= 0}
 
     def contracted(self) -> set[Atom]:
-        """Atoms that stand in operands and not in results."""
-        inside = {a for dims in self.operands if dims for axis in dims for a in atoms(axis)}
+        """Atoms that stand in operands that are read and not in results."""
+        read = [dims for k, dims in enumerate(self.operands) if dims and k not in self.unread]
+        inside = {a for dims in read for axis in dims for a in atoms(axis)}
         return inside - {a for dims in self.results if dims for axis in dims for a in atoms(axis)}
 
 

@@ -13,7 +13,7 @@ from onnx_prune.axis import Atom, Axis, Mask, keep
 
 def restated(
     value: NDArray[Any],
-    form: Literal["sizes", "shape", "positions", "indices", "implied"],
+    form: Literal["sizes", "shape", "positions", "indices", "implied", "ones"],
     axes: Sequence[Axis | None],
     plan: Mapping[Atom, Mask],
 ) -> NDArray[Any]:
@@ -59,7 +59,7 @@ def restated(
             continue
         if form == "shape" and entry in (0, -1):
             continue
-        if form in ("sizes", "shape"):
+        if form in ("sizes", "shape", "ones"):
             flat[j] = kept.sum()
         elif -kept.size <= entry <= kept.size:
             flat[j] = kept[: entry % kept.size if entry < 0 else entry].sum()

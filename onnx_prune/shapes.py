@@ -19,8 +19,9 @@ from onnx_prune.runtime import RunError, Session, random_feeds
 
 Shape = tuple[int, ...]
 _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
+_SINGLE = ((1, 1),)
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
-_SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
+_SCALES = (1, 8, 32, 128)  # images often want a multiple of the network's stride, sound more than a window
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
 # The step of loops at which their bodies are looked at, at each assignment: sizes may differ from step to
 # step.  There may be no second step, or (None) a body may not run on its own: a branch that is not taken.
@@ -49,44 +50,69 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     """Shapes at the first assignment, and at the second where something is dynamic.
 
     Where the runtime refuses every assignment (custom operators), what inference found is returned;
-    tensors without a shape are then missing.
+    tensors without a shape are then missing.  An input too short for a window leaves nothing of it, which
+    says little: the assignment counts that leaves the fewest tensors empty.  Where an input has fixed dims
+    beside dynamic ones, such as a state for a batch of one, the graph is run to see whether they agree.
     """
     inside = {name for node in graph.nodes if node.inner for name in node.outputs}
     loops = any(node.part == ".count" for node in graph.nodes)
-    for scale in _SCALES:
+    best: list[Shapes] = []
+    first: list[Shapes] = []
+    least = 0
+    pinned = _pinned(graph)
+    tries = [(scale, batches) for scale in _SCALES for batches in (_BATCHES, _SINGLE)[: 1 + pinned]]
+    for scale, batches in tries:
+        assigned = list(_assignments(graph, scale, batches))
+        fixed = len(assigned) == 1
+        if best and assigned[0] == best[0].inputs:  # no axis but that of the batch is dynamic
+            break
         for steps in _STEPS[0 if loops else 1 if inside else 2 :]:
-            found = list(_found(graph, scale, steps))
+            found = list(_found(graph, assigned, steps))
             tensors = [name for name in _names(graph) if name not in found[0].lists]
             missing = [n for n in tensors if any(n not in shapes.known for shapes in found)]
-            if missing and len(found) == 1 and _value_shaped(graph):
+            told_by_values = (missing or not fixed) and _value_shaped(graph)
+            if missing and len(found) == 1 and told_by_values:
                 found.append(replace(found[0], known=dict(found[0].known)))
+            first = first or found
             if None in steps:
                 missing = [name for name in missing if name not in inside]
             try:
                 for shapes, noises, step in zip(found, _NOISES, steps, strict=False):
                     _probe(graph, shapes, missing, noises, step)
+                if pinned and not missing:
+                    Session(graph.model, graph.folder).run(random_feeds(graph.inputs, found[0].inputs))
             except RunError:
                 continue
-            return _differing(found)
-        if len(found) == 1 or found[0].inputs == found[1].inputs:
             break
-    for shapes in found:
-        _probe_prefix(graph, shapes, missing)
-    return _differing(found)
+        else:
+            if not fixed and (best or (scale, batches) != tries[-1]):
+                continue
+            if not missing:  # nothing here runs the graph, of which inference knows all
+                best = first
+                break
+            for shapes in found:
+                _probe_prefix(graph, shapes, missing)
+        empty = sum(0 in found[0].known.get(name, ()) for name in _names(graph))
+        if not best or empty < least:
+            best, least = found, empty
+        if fixed or told_by_values or not least:
+            break
+    return best[0], None if len(best) == 1 or best[0].known == best[1].known else best[1]
 
 
-def _found(graph: Graph, scale: int, steps: tuple[int | None, ...]) -> Iterator[Shapes]:
+def _found(graph: Graph, assigned: list[dict[str, Shape]], steps: tuple[int | None, ...]) -> Iterator[Shapes]:
     """What is found without running anything, also for the second step of loops."""
-    assignments = list(_assignments(graph, scale))
-    if len(assignments) == 1 and steps[0] != steps[1]:
-        assignments *= 2
-    for inputs, step in zip(assignments, steps, strict=False):
+    if len(assigned) == 1 and steps[0] != steps[1]:
+        assigned = assigned * 2
+    for inputs, step in zip(assigned, steps, strict=False):
         yield _static(graph, inputs, step or 0)
 
 
-def _differing(found: list[Shapes]) -> tuple[Shapes, Shapes | None]:
-    same = len(found) == 1 or found[0].known == found[1].known
-    return found[0], None if same else found[1]
+def _pinned(graph: Graph) -> bool:
+    """Whether some inputs have fixed dims while others are dynamic, which they may contradict."""
+    dims = [element(value.type).shape.dim for value in graph.inputs]
+    fixed = [all(d.dim_value > 0 for d in mine) for mine in dims if len(mine) > 1]
+    return any(fixed) and not all(fixed)
 
 
 def _value_shaped(graph: Graph) -> bool:
@@ -103,7 +129,10 @@ def _value_shaped(graph: Graph) -> bool:
 
 
 def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes:
-    """Shapes for a batch of one, which costs are told for; the analysed ones where the batch is fixed."""
+    """Shapes for a batch of one, which costs are told for; the analysed ones where the batch is fixed.
+
+    The analysed ones, too, where a batch of one gives tensors of another rank (a Squeeze drops it).
+    """
     if probe is None:
         return analysed
     inputs = {
@@ -113,14 +142,18 @@ def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes
     if inputs == analysed.inputs:
         return analysed
     found = _static(graph, inputs, 0)
-    return found if all(name in found.known for name in analysed.known) else analysed
+    ranks, before = ({name: len(shape) for name, shape in s.known.items()} for s in (found, analysed))
+    alike = (name in ranks and ranks[name] == before.get(name, ranks[name]) for name in _names(graph))
+    return found if all(alike) else analysed
 
 
 def _names(graph: Graph) -> list[str]:
     return [name for node in graph.nodes if node.op != "Constant" for name in node.outputs if name]
 
 
-def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
+def _assignments(
+    graph: Graph, scale: int, batches: tuple[tuple[int, int], ...]
+) -> Iterator[dict[str, Shape]]:
     """Input shapes with a prime for every dynamic axis; one assignment if there is none."""
     names: dict[str, list[int]] = {"batch": [], "size": []}
     symbols: dict[str, tuple[str, int]] = {}
@@ -145,7 +178,7 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
                 return entry
             kind, j = symbols[entry]
             if kind == "batch":
-                return _BATCHES[j % len(_BATCHES)][which]
+                return batches[j % len(batches)][which]
             return _SIZES[j % len(_SIZES)][which] * scale
 
         yield {name: tuple(map(prime, row)) for name, row in layout.items()}
@@ -165,8 +198,10 @@ def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
             shapes.lists.add(value.name)
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
-        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
-            shapes.known.setdefault(value.name, tuple(d.dim_value for d in kind.shape.dim))
+        # inference subtracts a window from a signal that is shorter, and goes on
+        dims = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+        if kind.HasField("shape") and all(n >= 0 for n in dims):
+            shapes.known.setdefault(value.name, dims)
     return shapes
 
 

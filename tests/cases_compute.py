@@ -83,12 +83,14 @@ def elementwise_cases() -> Iterator[Case]:
     yield Case("Not", [bools(3, 5)])
     yield Case("BitwiseNot", [ints(3, 5)])
     yield Case("Swish", [signed(3, 5)], {"alpha": 0.5}, 24)
+    yield Case("SwiGLU", [signed(3, 5), signed(3, 5, seed=1)], {"alpha": 0.5}, 28)
     yield Case("HardSigmoid", [signed(3, 5)], {"beta": -0.1})
     yield Case("Shrink", [signed(3, 5)], {"lambd": 0.2, "bias": 0.3})
     yield Case("Shrink", [signed(3, 5)], {"lambd": -0.2, "bias": 0.3})
     yield Case("Cast", [signed(3, 5)], {"to": onnx.TensorProto.INT32})
     yield Case("Cast", [signed(3, 5)], {"to": onnx.TensorProto.BOOL}, 7)
-    yield Case("CastLike", [signed(3, 5), np.ones(1, np.int64)])
+    yield Case("CastLike", [signed(3, 5), np.ones(1, np.int64)], cut=2)
+    yield Case("CastLike", [signed(), signed(3, 5).astype(np.float16)], cut=2)
     yield Case("BitCast", [signed(3, 5)], {"to": onnx.TensorProto.INT32}, 26)
     for opset in (7, 10):
         yield Case("Dropout", [signed(3, 5)], {"ratio": 0.3}, opset, 2)
@@ -162,6 +164,24 @@ def linear_cases() -> Iterator[Case]:
         ("ab,bc,cd->ad", (2, 3), (3, 4), (4, 5)),
     ):
         yield Case("Einsum", [signed(*s) for s in shapes], {"equation": equation}, 12)
+
+
+def conv_cases() -> Iterator[Case]:
+    for group, kernel in ((1, (9, 6, 3, 3)), (3, (9, 2, 3, 3)), (6, (12, 1, 3, 3))):
+        image, bias = signed(2, 6, 8, 8), signed(kernel[0])
+        attrs = {"group": group, "pads": [1] * 4}
+        yield Case("Conv", [image, signed(*kernel), bias], attrs)
+        yield Case("Conv", [image, signed(*kernel)], attrs, 7)
+        offset, mask = signed(2, 18, 8, 8), floats(2, 9, 8, 8)
+        yield Case("DeformConv", [image, signed(*kernel), offset, bias, mask], attrs, 19)
+        yield Case("DeformConv", [image, signed(*kernel), offset, None, mask], attrs, 22)
+        yield Case(
+            "DeformConv", [image, signed(*kernel), signed(2, 36, 8, 8), bias], attrs | {"offset_group": 2}, 19
+        )
+    for group, kernel in ((1, (6, 4, 3)), (2, (6, 4, 3)), (6, (6, 1, 3))):
+        arrays = [signed(2, 6, 8), signed(*kernel), signed(group * kernel[1])]
+        yield Case("ConvTranspose", arrays, {"group": group})
+        yield Case("ConvTranspose", arrays[:2], {"group": group, "strides": [2]}, 7)
 
 
 def norm_cases() -> Iterator[Case]:
@@ -250,4 +270,4 @@ def reduce_cases() -> Iterator[Case]:
         yield Case("CumProd", [signed(4, 3, 5), np.array(-1)], flags, 26)
 
 
-MADE = [*elementwise_cases(), *linear_cases(), *norm_cases(), *pool_cases(), *reduce_cases()]
+MADE = [*elementwise_cases(), *linear_cases(), *conv_cases(), *norm_cases(), *pool_cases(), *reduce_cases()]

@@ -58,7 +58,7 @@ def test_weights_inside_branches_have_a_path() -> None:
     assert list(then.initializer[0].dims) == [4, 4]
     assert [d.dim_value for d in then.output[0].type.tensor_type.shape.dim] == [2, 4]
     assert list(other.node[0].attribute[0].t.dims) == [4, 4]
-    assert coupling.graph.params() == 4 * 8 + 8 * 8 + 4 * 8 + 8 * 3 + 1
+    assert coupling.graph.params() == 4 * 8 + 8 * 8 + 4 * 8 + 8 * 3
 
 
 def test_branches_of_different_shapes_are_held() -> None:

@@ -5,11 +5,24 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from onnx_prune.analyse import SINGLE, UNREAD
 from onnx_prune.coupling import Coupling
 from tests import zoo
-from tests.graphs import Dims, analyse, build, group_of, groups_of, node, noise, places, why
+from tests.graphs import (
+    Dims,
+    analyse,
+    build,
+    group_of,
+    groups_of,
+    halved,
+    initializers,
+    node,
+    noise,
+    places,
+    why,
+)
 
 IMAGE: Dims = (1, 2, 8, 8)
 OUT: Dims = (1, 2, 8, 8)
@@ -180,11 +193,11 @@ def test_a_domain_of_its_own_is_not_onnx() -> None:
 
 
 def test_an_operator_of_onnx_without_a_rule_is_named() -> None:
-    weights = {"w1": noise(4, 3), "w2": noise(3, 3)}
-    nodes = ["a = MatMul(x, w1)", "d = Det(a)", "b = MatMul(a, w2)", "y = Add(b, d)"]
+    weights = {"w1": noise(4, 3), "w2": noise(3, 3), "zero": np.array(0)}
+    nodes = ["a = MatMul(x, w1)", "s = SequenceConstruct(a)", "b = SequenceAt(s, zero)", "y = MatMul(b, w2)"]
     coupling = analyse(build(nodes, weights, {"x": (3, 4)}, {"y": (3, 3)}))
     assert coupling.groups == ()
-    assert why(coupling, "w1", 1) == {"no rule for Det (Det d)"}
+    assert why(coupling, "w1", 1) == {"no rule for SequenceConstruct (SequenceConstruct s)"}
 
 
 def test_dynamic_axes_are_held() -> None:
@@ -292,6 +305,30 @@ def test_a_normalised_weight_is_frozen() -> None:
     assert any("computes a weight from it, which is cut instead" in reason for reason in reasons)
 
 
+def test_a_table_made_of_little_is_not_frozen() -> None:
+    """The outer product of two vectors, under a maximum that holds it: half of it is larger than both."""
+    weights = {"u": noise(32, 1), "v": noise(1, 32), "out": noise(32, 3)}
+    nodes = ["t = Mul(u, v)", "s = Softmax(t)", "a = MatMul(x, s)", "y = MatMul(a, out)"]
+    coupling = analyse(build(nodes, weights, {"x": (2, 32)}, {"y": (2, 3)}))
+    assert coupling.graph.frozen == set()
+    assert any("Softmax" in reason for reason in why(coupling, "out", 0))
+
+
+def test_an_initial_state_of_zeros_is_no_size() -> None:
+    """Few numbers made by shape arithmetic are scales; more are a state, which is cut with its layer."""
+    hidden = 24
+    gates = {"w": noise(1, 4 * hidden, 3), "r": noise(1, 4 * hidden, hidden), "v": noise(hidden, 5)}
+    sizes = {"one": np.array([1], np.int64), "width": np.array([hidden], np.int64), "at": np.array([1])}
+    nodes = [
+        *("s = Shape(x)", "b = Gather(s, at)", node("d = Concat(one, b, width)", axis=0)),
+        *("h = ConstantOfShape(d)", node("a = LSTM(x, w, r, , , h, h)", hidden_size=hidden)),
+        "y = MatMul(a, v)",
+    ]
+    shapes = {"x": (6, 1, 3)}, {"y": (6, 1, 1, 5)}
+    coupling = analyse(build(nodes, gates | sizes, *shapes))
+    assert [group.size for group in coupling.groups] == [hidden]
+
+
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_axis_of_every_weight_is_cut_or_has_a_reason(name: str) -> None:
     """Nothing is left out in silence but sizes, and axes of one channel."""
@@ -309,3 +346,29 @@ def test_every_axis_of_every_weight_is_cut_or_has_a_reason(name: str) -> None:
             weight = bound.node.inputs[1]
             for dim, n in enumerate(coupling.graph.dims(weight)[:2]):
                 assert n == 1 or (weight, dim) in said
+
+
+def test_only_the_type_is_taken_of_what_is_cast_like() -> None:
+    """Exporters write constants in the type of the tensor that they meet."""
+    weights = {"w1": noise(4, 6), "w2": noise(6, 3), "half": np.array(0.5, np.float64)}
+    nodes = ["a = MatMul(x, w1)", "s = CastLike(half, a)", "b = Mul(a, s)", "y = MatMul(b, w2)"]
+    coupling = analyse(build(nodes, weights, {"x": (5, 4)}, {"y": (5, 3)}))
+    assert groups_of(coupling) == {(6, places(("w1", 1), ("w2", 0)))}
+
+
+def test_a_weight_that_is_made_from_a_shape_is_a_weight() -> None:
+    """Filled with anything but zero it is masked where it is read, and its shape follows."""
+    weights = {"s": np.array([6, 8], np.int64), "w1": noise(4, 6), "b": noise(8), "w2": noise(8, 3)}
+    fill = np.array([0.5], np.float32)
+    nodes = [
+        *(
+            "a = MatMul(x, w1)",
+            "e = Exp(a)",
+            node("f = ConstantOfShape(s)", value=numpy_helper.from_array(fill)),
+        ),
+        *("c = MatMul(e, f)", "d = Add(c, b)", "y = MatMul(d, w2)"),
+    ]
+    sizes, error, small = halved(build(nodes, weights, {"x": (5, 4)}, {"y": (5, 3)}))
+    assert sorted(sizes.values()) == [6, 8]
+    assert error <= 1e-5
+    assert [3, 4] in [tensor.tolist() for tensor in initializers(small).values() if tensor.dtype == np.int64]

@@ -145,7 +145,18 @@ MINE = [
         rotary_embedding_dim=4,
     ),
 ]
-CASES = OWN + MINE
+BYTES, POINT = np.random.default_rng(0).integers(0, 255, (2, 5, 7)).astype(np.uint8), np.uint8(130)
+COLUMNS = np.random.default_rng(1).integers(-90, 90, (7, 24)).astype(np.int8)
+SCALES = np.abs(f(24)) / 100
+QUANTIZED = [
+    fused("QAttention", (BYTES, COLUMNS, B, *arrays), 2, num_heads=2)
+    for arrays in (
+        (np.float32(0.1), np.float32(0.02), None, POINT, np.int8(3)),
+        (np.float32(0.1), np.float32(0.02), i(3, 5), POINT),
+        (np.float32(0.1), SCALES, None, POINT, np.zeros(24, np.int8)),
+    )
+]
+CASES = OWN + MINE + QUANTIZED
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

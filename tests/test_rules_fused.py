@@ -18,7 +18,7 @@ MICROSOFT = "com.microsoft"
 NO_KERNEL = {"BiasAdd", "BiasDropout", "BiasSplitGelu", "GroupNorm", "NhwcConv"}
 NO_KERNEL |= {"NhwcFusedConv", "SkipGroupNorm"}
 # Rows are looked up by position, and a statistic is taken over the rest.
-ALL_MIXED = {"EmbedLayerNormalization"}
+ALL_MIXED = {"EmbedLayerNormalization", "QEmbedLayerNormalization"}
 
 
 def f(*shape: int) -> Array:
@@ -44,6 +44,11 @@ X, W, B, Z = f(2, 6, 8, 8), f(9, 2, 3, 3), f(9), f(2, 9, 6, 6)
 PLAIN = f(9, 6, 3, 3)
 A, S = f(2, 3, 4), f(2, 5, 12)
 EMBED = index(99, 2, 5), index(2, 2, 5), f(99, 12), f(16, 12), f(2, 12), f(12), f(12)
+TABLES = [
+    np.random.default_rng(k).integers(0, 255, array.shape).astype(np.uint8)
+    for k, array in enumerate(EMBED[2:])
+]
+QUANTIZED = [*EMBED[:2], *TABLES, None, *[np.float32(0.02)] * 5, *[np.uint8(120)] * 5]
 LEAKY = {"activation": "LeakyRelu", "activation_alpha": 0.1, "transB": 1}
 ACTIVATIONS: dict[str, dict[str, list[float]]] = {
     "Relu": {},
@@ -90,6 +95,10 @@ CASES = [
     case("SkipSimplifiedLayerNormalization", (S, f(2, 5, 12), f(12)), 2),
     case("EmbedLayerNormalization", EMBED, 0, outputs=2),
     case("EmbedLayerNormalization", (*EMBED, index(2, 2, 5)), 0, {"mask_index_type": 1}, outputs=3),
+    case("GatedRMSNorm", (S, f(4), f(2, 5, 12)), 3),
+    case("GatedRMSNorm", (S, f(12), f(2, 5, 12)), 2, {"activation": "sigmoid"}),
+    case("QEmbedLayerNormalization", QUANTIZED, 0, outputs=2),
+    case("QEmbedLayerNormalization", [*QUANTIZED[:7], index(2, 2, 5), *QUANTIZED[8:]], 0, outputs=2),
     case("SimplifiedLayerNormalization", (S, f(12)), 2, {"axis": -1}, domain=""),
 ]
 

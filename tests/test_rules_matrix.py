@@ -20,6 +20,8 @@ CASES = [
     Case("Trilu", [f(2, 3, 4, 5)], cut=2),
     Case("Trilu", [f(3, 4, 5), np.array(1)], {"upper": 0}, cut=1),
     Case("Trilu", [f(3, 4, 5), np.array(-1)], cut=1, domain="com.microsoft"),
+    Case("Det", [f(2, 3, 4, 4)], cut=2),
+    Case("Inverse", [np.eye(4, dtype=np.float32) + 0.1 * f(3, 4, 4)], cut=1, domain="com.microsoft"),
 ]
 
 
@@ -28,8 +30,9 @@ def test_cutting_commutes_with_running(case: Case) -> None:
     assert check(case) == case.cut
 
 
-def test_cutting_commutes_on_the_cases_of_onnx() -> None:
-    for case in node_cases()["Trilu"]:
+@pytest.mark.parametrize("op", ["Trilu", "Det"])
+def test_cutting_commutes_on_the_cases_of_onnx(op: str) -> None:
+    for case in node_cases()[op]:
         try:
             check(case, trials=1)
         except RefusedError:

@@ -124,6 +124,11 @@ def forms() -> Iterator[Case]:
     for form in ((), (16,)):
         points = [np.zeros((1, *form), np.int8), scale(1, *form), np.zeros((1, *form), np.int8)]
         yield vendor("DynamicQuantizeLSTM", [*lstm, scale(1, *form), *points], 3, hidden_size=4)
+    both = [noise(5, 2, 3), i8(2, 3, 16), i8(2, 4, 16), noise(2, 32), None, None, None, None]
+    for form in ((), (16,)):
+        points = [np.zeros((2, *form), np.int8), scale(2, *form), np.zeros((2, *form), np.int8)]
+        settings = {"hidden_size": 4, "direction": "bidirectional"}
+        yield vendor("DynamicQuantizeLSTM", [*both, scale(2, *form), *points], 3, **settings)
 
 
 FORMS = list(forms())
@@ -190,6 +195,22 @@ def test_scores_are_of_what_the_integers_mean() -> None:
         "s": "other",
         "z": "other",
     }
+
+
+def test_scales_of_an_lstm_lie_along_directions_and_columns() -> None:
+    w, s = i8(2, 3, 16), scale(2, 16)
+    for scales, dims in ((s, (2, 1, 16)), (s[:, 0], (2, 1, 1))):
+        points = np.zeros(scales.shape, np.int8)
+        weights = {"w": w, "r": i8(2, 4, 16), "s": scales, "z": points, "v": noise(4, 3)}
+        layer = node(f"h = {VENDOR}.DynamicQuantizeLSTM(x, w, r, , , , , , s, z, s, z)", hidden_size=4)
+        layer.attribute.append(onnx.helper.make_attribute("direction", "bidirectional"))
+        nodes, shape = [layer, "y = MatMul(h, v)"], {"y": [5, 2, 2, 3]}
+        model = build(nodes, weights, {"x": [5, 2, 3]}, shape, domains=[VENDOR])
+        numbers = real(analyse(model), "w")
+        np.testing.assert_allclose(numbers, w.astype(np.float32) * scales.reshape(dims))
+        sizes, error, _ = halved(model)
+        assert list(sizes.values()) == [4]
+        assert error <= 5e-2
 
 
 def test_packed_weights_are_scored_unpacked() -> None:

@@ -1,13 +1,15 @@
-"""Prune every one of ONNX's node cases as a whole model, and prove every cut.
+"""Prune every one of ONNX's test cases as a whole model, and prove every cut.
 
-    python tools/conformance.py [--match 'attention*'] [--jobs 2] [--ratio 0.5]
+    python tools/conformance.py [--match 'attention*'] [--jobs 2] [--ratio 0.5] [--all]
 
-Each case is taken three times: as it is; with its float inputs turned into weights (all but the
-first input); and framed, where every float input is a weight times a scalar input, every other input
-a constant, and every float output weighted and summed up, so that the rules have something to cut on
-every axis.  Prints a line for each case that crashed or failed, then counts of what was pruned, had
-nothing to cut, is refused by onnxruntime, or is not proved for another reason (its answers do not
-depend on its inputs); exit code 1 on a crash or a failed proof.
+The cases are those of single nodes, and the models that come with onnx: its light ones, those converted
+from PyTorch (of opset 6, which are converted to opset 7), and the simple ones.  Each is taken three
+times: as it is; with its float inputs turned into weights (all but the first input); and framed, where
+every float input is a weight times a scalar input, every other input a constant, and every float output
+weighted and summed up, so that the rules have something to cut on every axis.  Prints a line for each
+case that crashed or failed (with --all for every one, with what holds it), then counts of what was
+pruned, had nothing to cut, is refused by onnxruntime, or is not proved for another reason (its answers
+do not depend on its inputs); exit code 1 on a crash or a failed proof.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,9 +32,12 @@ from typing import Any
 import click
 import numpy as np
 import onnx
+import onnx.version_converter
 
 _TIMEOUT = 300  # seconds for a case before its worker is given up
 _BAD = ("failed", "crashed")
+_OLDEST = 7
+_SHIPPED = ("light", "pytorch-converted", "pytorch-operator", "simple")
 
 
 @dataclass
@@ -43,15 +49,66 @@ class Row:
     status: str  # pruned, nothing, refused, unproved, failed or crashed
     note: str = ""
 
+    @property
+    def kind(self) -> str:
+        """Where the case is from: a folder of onnx's, or its node cases."""
+        return self.name.partition("/")[0] if "/" in self.name else "node"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model that comes with onnx, as its node cases are."""
+
+    name: str
+    model: onnx.ModelProto
+    data_sets: list[tuple[list[Any], list[Any]]]
+
 
 @cache
 def cases() -> list[Any]:
-    """ONNX's node cases that are models, in the order of their names."""
+    """ONNX's node cases that are models, in the order of their names, and the models that come with it."""
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        return sorted((c for c in collect_testcases(None) if c.model is not None), key=lambda c: c.name)
+        nodes = sorted((c for c in collect_testcases(None) if c.model is not None), key=lambda c: c.name)
+    return [*nodes, *shipped()]
+
+
+def shipped() -> Iterator[Shipped]:
+    """The models in onnx's own folders, with their recorded inputs and results."""
+    from onnx.backend import test
+
+    root = Path(test.__file__).parent / "data"
+    for kind in _SHIPPED:
+        for path in sorted((root / kind).rglob("*.onnx")):
+            model, folder = modern(onnx.load(path)), path.parent / "test_data_set_0"
+            name = f"{kind}/{path.stem if path.parent.name == kind else path.parent.name}"
+            ins, outs = (
+                recorded(model.graph.input, folder, "input"),
+                recorded(model.graph.output, folder, "output"),
+            )
+            yield Shipped(name, model, [(ins, outs)] if ins else [])
+
+
+def modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model at the oldest opset that pruning reads, where it is older and onnx converts it."""
+    if any(o.version < _OLDEST for o in model.opset_import if not o.domain):
+        with suppress(Exception):  # some old forms have no newer one
+            return onnx.version_converter.convert_version(model, _OLDEST)
+    return model
+
+
+def recorded(values: Any, folder: Path, what: str) -> list[Any]:
+    """What is recorded for a model's inputs or outputs, None for one that is no tensor."""
+    found: list[Any] = []
+    for j, value in enumerate(values):
+        path = folder / f"{what}_{j}.pb"
+        if not path.exists():
+            break
+        tensor = value.type.HasField("tensor_type")
+        found.append(onnx.numpy_helper.to_array(onnx.load_tensor(path)) if tensor else None)
+    return found
 
 
 def forms(case: Any) -> Iterator[tuple[str, onnx.ModelProto, dict[str, Any] | None]]:
@@ -139,7 +196,9 @@ def one(model: onnx.ModelProto, feeds: dict[str, Any] | None, ratio: float) -> t
     coupling = couple(Graph(model))
     plan, draft, _ = attempt(coupling, Budget(ratio=ratio, round_to=1))
     if draft is None:
-        return "nothing", ""
+        reasons = Counter(held.why for held in coupling.held)
+        reasons.update(group.mixed for group in coupling.groups if group.mixed)
+        return "nothing", "; ".join(why for why, _ in reasons.most_common(2)) or "no weights"
     try:
         proof = prove(coupling, plan, draft.whole(), feeds=[feeds] if feeds else [])
         return "pruned", f"{len(plan)} cut, error {proof.error:.1e}"
@@ -208,10 +267,10 @@ def main(match: str, ratio: float, jobs: int, show_all: bool, worker: bool) -> N
     for row in sorted(rows, key=lambda r: (r.name, r.form)):
         if show_all or row.status in _BAD:
             print(f"{row.status:8s} {row.name} ({row.form}): {row.note}")
-    for form in sorted({row.form for row in rows}):
-        counts = Counter(row.status for row in rows if row.form == form)
+    for kind, form in sorted({(row.kind, row.form) for row in rows}):
+        counts = Counter(row.status for row in rows if (row.kind, row.form) == (kind, form))
         print(
-            f"{form}: {sum(counts.values())} models: "
+            f"{kind}, {form}: {sum(counts.values())} models: "
             + ", ".join(f"{n} {s}" for s, n in counts.most_common())
         )
     sys.exit(any(row.status in _BAD for row in rows))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 from onnx_prune.errors import Misfit
 from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, Op, Relation, Zero
+from onnx_prune.relation import NEVER, Code, Op, Relation, Zero
 from onnx_prune.rules import rule
 from onnx_prune.rules.attention import POSITIONS, ROTATED, TWICE, heads, optional, rotated, spread, wanted
 
@@ -58,6 +59,38 @@ def attention(op: Op) -> Relation:
         h=count,
         d=sizes[0] // count,
     )
+
+
+@rule("QAttention", domain=MICROSOFT)
+def quantized_attention(op: Op) -> Relation:
+    """*b *s i, i ((h *d) + (h *d) + (h *d)), ((h *d) + (h *d) + (h *d)), _, ... -> *b *s (h *d), present
+
+    Queries, keys and values are of one size: heads go whole.  num_heads follows.
+
+    >>> shapes = (2, 5, 7), (7, 24), (24,), (), ()
+    >>> print(quantized_attention(Op("QAttention", shapes, ((2, 5, 8),), {"num_heads": 2})))
+    *b *s i, i ((h *d) + (h *d) + (h *d)), ((h *d) + (h *d) + (h *d)), (), () -> *b *s (h *d)
+    """
+    count, packed = op.integer("num_heads"), op.shape(1)[-1]
+    if not count or packed % (3 * count):
+        raise Misfit(f"{packed} columns are not {count} heads of queries, keys and values")
+    parts = "((h *d) + (h *d) + (h *d))"
+    columns = {k: parts if op.has(k) and op.shape(k) == (packed,) else "*one..." for k in (4, 7)}
+    ins = (
+        *("*b *s i", f"i {parts}", parts, "*x...", columns[4]),
+        *(spread(optional(op, 5), "*w", "*u", "*y", "*z"), "*x...", columns[7], "*two *b h *p *d"),
+    )
+    relation = pattern(
+        op,
+        f"{', '.join(ins)} -> *b *s (h *d), *two *b h *v *d",
+        zero=((1,), (2,), (8,)),
+        why=POSITIONS,
+        whys={"d": SHARED},
+        restate={"num_heads": "h"},
+        h=count,
+        d=packed // 3 // count,
+    )
+    return replace(relation, reads=(Code(0, 3, 6), Code(1, 4, 7, axis=1)))
 
 
 @rule("MultiHeadAttention", domain=MICROSOFT)

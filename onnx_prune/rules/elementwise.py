@@ -56,7 +56,7 @@ def every(op: Op, operands: Iterable[int]) -> Zero:
 
 
 @rule(
-    *("Abs", "Asin", "Asinh", "Atan", "Atanh", "CastLike", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu"),
+    *("Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu"),
     *("HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign"),
     *("Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 )
@@ -67,6 +67,18 @@ def unary(op: Op) -> Relation:
     a0 a1 -> a0 a1
     """
     return pattern(op, "a... -> a...", zero=((0,),))
+
+
+@rule("CastLike")
+def cast_like(op: Op) -> Relation:
+    """a..., b... -> a...
+
+    Of the second operand only the type is taken.
+
+    >>> print(cast_like(Op("CastLike", ((2, 3), (4,)), ((2, 3),))))
+    a0 a1, b0 -> a0 a1
+    """
+    return replace(pattern(op, "a..., b... -> a...", zero=((0,),)), unread=(1,))
 
 
 @rule(
@@ -144,7 +156,7 @@ def prelu(op: Op) -> Relation:
     return broadcast(op, ((0,),))
 
 
-@rule("And", "BitwiseAnd", "Mul")
+@rule("And", "BitwiseAnd", "Mul", "SwiGLU")
 def product(op: Op) -> Relation:
     """a..., a... -> a...
 

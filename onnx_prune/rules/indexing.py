@@ -10,6 +10,7 @@ from onnx_prune.rules.movement import run
 LOOKED_UP = "its positions are looked up by index"
 WRITTEN = "it says where values are written"
 DEPTH = "its size is the number of classes"
+SELECTED = "what is taken of it is known at run time only"
 TIME = "time is not a channel axis"
 
 # a zero index is not a zero result: only the data can carry a zero
@@ -133,3 +134,22 @@ def reverse_sequence(op: Op) -> Relation:
     batch, time = op.integer("batch_axis", 1), op.integer("time_axis", 0)
     x = tuple(hold(axis, TIME) if j == time else axis for j, axis in enumerate(letters(op.shape())))
     return Relation((x, (x[batch],)), (x,), zero=BY_DATA)
+
+
+@rule("Compress")
+def compress(op: Op) -> Relation:
+    """a *c b, *s -> a *k b
+
+    Without an axis the operand is flattened, and held whole.
+
+    >>> print(compress(Op("Compress", ((3, 4, 5), (4,)), ((3, 2, 5),), {"axis": 1})))
+    a *b c, *s -> a *k c
+    """
+    x, condition = letters(op.shape()), Atom(op.shape(1)[0], "s", SELECTED)
+    if "axis" not in op.attrs:
+        flat = tuple(hold(atom, SELECTED) for atom in x)
+        return Relation((flat, (condition,)), ((Atom(op.out()[0], "k", SELECTED),),), zero=BY_DATA)
+    axis = positive(op.integer("axis"), len(x))
+    table = (*x[:axis], hold(x[axis], SELECTED), *x[axis + 1 :])
+    taken = (*x[:axis], Atom(op.out()[axis], "k", SELECTED), *x[axis + 1 :])
+    return Relation((table, (condition,)), (taken,), zero=BY_DATA)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Op, Relation, hold, letters
+from onnx_prune.relation import NEVER, Op, Relation, hold, letters
 from onnx_prune.rules import rule
 
 ENTRIES = "positions in a matrix are not channels"
@@ -23,3 +25,27 @@ def trilu(op: Op) -> Relation:
     *stack, m, n = letters(shape)
     dims = (*stack, hold(m, ENTRIES), hold(n, ENTRIES))
     return Relation((dims, *(None,) * (len(op.ins) - 1)), (dims,), why=ENTRIES)
+
+
+@rule("Det")
+def determinant(op: Op) -> Relation:
+    """a... *m *n -> a...
+
+    >>> print(determinant(Op("Det", ((2, 3, 3),), ((2,),))))
+    a *b *c -> a
+    """
+    *stack, m, n = letters(op.shape())
+    rows = (*stack, hold(m, ENTRIES), hold(n, ENTRIES))
+    return Relation((rows,), (tuple(stack),), why=ENTRIES)
+
+
+@rule("Inverse", domain="com.microsoft")
+def inverse(op: Op) -> Relation:
+    """a... *m *n -> a... *m *n
+
+    What a masked matrix inverts to is not defined.
+
+    >>> print(inverse(Op("Inverse", ((2, 3, 3),), ((2, 3, 3),))))
+    a *b *c -> a *b *c
+    """
+    return replace(trilu(op), zero=NEVER, divisors=(0,))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx_prune.axis import Atom
 from onnx_prune.pattern import pattern
-from onnx_prune.relation import Op, Relation, Zero, letters, mix
+from onnx_prune.relation import Code, Op, Relation, Zero, letters, mix
 from onnx_prune.rules import rule
 from onnx_prune.rules.attention import wanted
 from onnx_prune.rules.elementwise import align
 from onnx_prune.rules.norm import AFFINE, STATISTIC, rms_norm
 
 MICROSOFT = "com.microsoft"
+LOOKED_UP = "it is looked up in a table by position"
 
 
 @rule("SimplifiedLayerNormalization")
@@ -83,7 +86,7 @@ def embed_layer_norm(op: Op) -> Relation:
         "*b *s, *b *s, *v ~c, *p ~c, *g ~c, ~c, ~c, *b *s -> *b *s ~c, *b, *b *s ~c",
         zero=(*affine, (2,), (3,), (4,)) if wanted(op, 2) else affine,
         why=STATISTIC,
-        whys=dict.fromkeys("bsvpg", "it is looked up in a table by position"),
+        whys=dict.fromkeys("bsvpg", LOOKED_UP),
     )
 
 
@@ -126,3 +129,38 @@ def skip_group_norm(op: Op) -> Relation:
     skip = "x" if added == op.shape() else " ".join(["n", *["1"] * (len(added) - 2), "(g ~c)"])
     both: Zero = (*AFFINE, (0,), (3,), (4,))
     return _nhwc(op, f"x, (g ~c), (g ~c), {skip}, (g ~c) -> x, x", both if wanted(op, 1) else AFFINE)
+
+
+@rule("GatedRMSNorm", domain=MICROSOFT)
+def gated_rms_norm(op: Op) -> Relation:
+    """a... (h ~c), ~c, a... (h ~c) -> a... (h ~c)
+
+    >>> print(gated_rms_norm(Op("GatedRMSNorm", ((2, 3, 8), (4,), (2, 3, 8)), ((2, 3, 8),))))
+    a0 a1 (h ~c), ~c, a0 a1 (h ~c) -> a0 a1 (h ~c)
+    """
+    gated = op.text("activation", "silu") in ("silu", "swish")
+    return pattern(
+        op,
+        "a... (h ~c), ~c, a... (h ~c) -> a... (h ~c)",
+        zero=((0, 1, 2),) if gated else ((0, 1),),
+        why=STATISTIC,
+    )
+
+
+@rule("QEmbedLayerNormalization", domain=MICROSOFT)
+def quantized_embed_layer_norm(op: Op) -> Relation:
+    """*b *s, *b *s, *v ~c, *p ~c, *g ~c, ~c, ~c, *b *s, _, ... -> *b *s ~c, *b
+
+    >>> shapes = (2, 5), None, (99, 8), (16, 8), None, (8,), (8,), None, *[()] * 10
+    >>> print(quantized_embed_layer_norm(Op("QEmbedLayerNormalization", shapes[:8], ((2, 5, 8), (2,)))))
+    *b *s, _, *v ~c, *p ~c, _, ~c, ~c, _ -> *b *s ~c, *b
+    """
+    scalars = ", ".join(["*x..."] * 10)
+    relation = pattern(
+        op,
+        f"*b *s, *b *s, *v ~c, *p ~c, *g ~c, ~c, ~c, *b *s, {scalars} -> *b *s ~c, *b",
+        zero=((5,), (6,)),
+        why=STATISTIC,
+        whys=dict.fromkeys("bsvpg", LOOKED_UP),
+    )
+    return replace(relation, reads=tuple(Code(k, 6 + k, 11 + k) for k in range(2, 7)))

@@ -62,10 +62,10 @@ def _one(op: Op, k: int) -> bool:
     return not op.has(k) or all(n == 1 for n in op.shape(k))
 
 
-def _along(op: Op, k: int, dims: Dims, axis: int | None) -> Dims:
+def _along(op: Op, k: int, dims: Dims, axis: int | tuple[int, ...] | None) -> Dims:
     """The axes of a vector of scales or zero points of a tensor."""
     shape = op.shape(k)
-    if axis is not None and shape == (size(dims[axis]),):
+    if isinstance(axis, int) and shape == (size(dims[axis]),):
         return (dims[axis],)
     if len(shape) == len(dims) and all(n in (1, size(a)) for n, a in zip(shape, dims, strict=True)):
         return tuple(a if size(a) == n else Atom(1, "1") for n, a in zip(shape, dims, strict=True))

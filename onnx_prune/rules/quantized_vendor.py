@@ -305,7 +305,7 @@ def dynamic_lstm(op: Op) -> Relation:
         results=tuple(results),
         restate=() if plain.zero == NEVER else plain.restate,
         zeroed=(0, *plain.zeroed),
-        reads=(Code(1, 8, 9), Code(2, 10, 11)),
+        reads=tuple(Code(k, s, s + 1, axis=(0, 2)[: len(op.shape(s))]) for k, s in ((1, 8), (2, 10))),
     )
 
 

@@ -167,7 +167,7 @@ def squeeze(op: Op) -> Relation:
     >>> print(squeeze(Op("Squeeze", ((7, 1, 3), (1,)), ((7, 3),))))
     a 1 b, _ -> a b
 
-    Without axes it would also drop a dim that was cut down to one channel, so they are added, each
+    Without axes it would also drop a dim that was cut down to one channel; then they are added, each
     the size of a held run:
 
     >>> [follower] = squeeze(Op("Squeeze", ((7, 1, 3),), ((7, 3),))).restate
@@ -183,4 +183,4 @@ def squeeze(op: Op) -> Relation:
         x = tuple(hold(axis, SQUEEZED) for axis in letters(op.shape()))
         return Relation((x, *rest), (x,))
     target: int | str = 1 if op.opset >= 13 else "axes"
-    return Relation((before, *rest), (after,), (Restate(target, "sizes", axes),))
+    return Relation((before, *rest), (after,), (Restate(target, "ones", axes),))
