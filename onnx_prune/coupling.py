@@ -11,7 +11,7 @@ from typing import Literal
 from onnx_prune.axis import Atom, Axis, Prod
 from onnx_prune.codes import Coded
 from onnx_prune.fold import Folded
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph, Node, weight_of
 from onnx_prune.relation import Dims, Relation
 from onnx_prune.shapes import Shapes
 
@@ -127,6 +127,11 @@ class Coupling:
     def key(self, node: Node, k: int) -> str:
         """The name under which `axes` has operand `k` of `node`."""
         return self.copies.get((node.index, k), node.inputs[k])
+
+    def keys(self, name: str) -> list[str]:
+        """The names under which `axes` has a tensor: its own, or those of its private copies."""
+        copies = [key for key in self.copies.values() if weight_of(key) == name]
+        return copies if copies else [name]
 
 
 def products(coupling: Coupling) -> Iterator[Prod]:

@@ -138,8 +138,12 @@ class Graph:
 
     def params(self) -> int:
         """Number of parameters that the model stores."""
-        stored = (tensor for name, tensor in self.weights.items() if name not in self.frozen)
-        return sum(product(tensor.dims) for tensor in stored if tensor.data_type not in _NOT_PARAMETERS)
+        return sum(self.elements(name) for name in self.weights if name not in self.frozen)
+
+    def elements(self, name: str) -> int:
+        """How many parameters a weight holds."""
+        tensor = self.weights[name]
+        return 0 if tensor.data_type in _NOT_PARAMETERS else product(tensor.dims)
 
     def dims(self, name: str) -> tuple[int, ...]:
         """Shape of a weight."""

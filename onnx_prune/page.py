@@ -6,9 +6,9 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -19,6 +19,8 @@ from rich.text import Text
 from onnx_prune.words import plain, some
 
 _FALLBACK = {"→": "->", "·": "-", "…": "...", "✓": "+", "✗": "!", "×": "x", "█": "#", "░": "."}
+
+Column = tuple[str, Literal["left", "right"], list[Text]]
 
 
 def console() -> Console:
@@ -100,7 +102,7 @@ class Page(ABC):
         grid = Table.grid(padding=(0, 1))
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
-        grid.add_row(self._text(mark, style), self._text(text, style))
+        grid.add_row(self._text(mark, style), text if isinstance(text, Text) else self._text(text, style))
         return grid
 
     def _short(self, name: str, width: int) -> str:
@@ -115,7 +117,34 @@ class Page(ABC):
         head = max(0, width - len(dots) - cell_len(name[end:]))
         return set_cell_size(name, head).rstrip() + dots + name[end:] if end else name
 
+    def _indented(self, block: Text | Table) -> Padding:
+        return Padding(block, (0, 0, 0, 2), expand=False)
+
+    def _gauge(self, filled: int, width: int) -> Text:
+        """A bar with so many of its cells filled."""
+        bar = self._text("█" * filled, "cyan")
+        return bar.append_text(self._text("░" * (width - filled), "dim"))
+
+    def _named(self, title: str, names: Sequence[str], columns: Sequence[Column]) -> Padding:
+        """A table with a name before every row, which gets the room that the columns leave."""
+        taken = sum(2 + max(map(cell_len, (head, *map(str, cells)))) for head, _, cells in columns)
+        short = [Text(self._short(name, max(8, self._width - 4 - taken))) for name in names]
+        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
+        table.add_column(title, no_wrap=True)
+        for head, justify, _ in columns:
+            table.add_column(head, justify=justify, no_wrap=True)
+        for row in zip(short, *(cells for *_, cells in columns), strict=True):
+            table.add_row(*row)
+        return self._indented(table)
+
+    def _shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """Inputs with their shapes."""
+        said = [f"{name} {'×'.join(map(str, dims)) or 'scalar'}" for name, dims in shapes.items()]
+        if len(said) > 3 and not self.verbose:
+            said[3:] = [f"{len(said) - 3} more"]
+        return ", ".join(said)
+
     def _more(self, number: int, shown: int, noun: str) -> Iterator[Padding]:
         if number > shown and not self.verbose:
             text = f"and {some(number - shown, f'more {noun}')}; --verbose shows all"
-            yield Padding(self._text(text, "dim"), (0, 0, 0, 2), expand=False)
+            yield self._indented(self._text(text, "dim"))

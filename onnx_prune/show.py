@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnx_prune.page import Page, document
+from onnx_prune.page import Column, Page, document
 from onnx_prune.report import GroupCut, HeldBack, Report
 from onnx_prune.words import change, duration, human, scientific, share, some, times
 
@@ -100,11 +100,7 @@ class _Page(Page):
 
     def _conditions(self) -> Padding:
         """What MACs and latency were measured at."""
-        shapes = [
-            f"{name} {'×'.join(map(str, dims)) or 'scalar'}" for name, dims in self.report.shapes.items()
-        ]
-        more = [f"{len(shapes) - 3} more"] if len(shapes) > 3 and not self.verbose else []
-        said = ["at " + ", ".join((shapes[:3] if more else shapes) + more)] if shapes else []
+        said = [f"at {self._shapes(self.report.shapes)}"] if self.report.shapes else []
         latency = self.report.latency
         if latency is not None:
             threads = some(latency.threads, "thread") if latency.threads else "default threads"
@@ -125,25 +121,17 @@ class _Page(Page):
         groups = report.groups if self.verbose else report.groups[:_TOP_GROUPS]
         bar = 12 if self._width >= _NARROW else 8 if self._width >= _TINY else 0
         counts = [self._say(f"{group.size} → {group.kept}") for group in groups]
-        columns: list[tuple[str, list[Text]]] = [
-            ("channels", [Text(count) for count in counts]),
-            ("kept", [self._bar(group, bar) for group in groups]),
-            ("params", [Text(f"-{human(group.params)}") for group in groups]),
-            ("MACs", [Text(f"-{human(group.macs)}") for group in groups]),
+        columns: list[Column] = [
+            ("channels", "right", [Text(count) for count in counts]),
+            ("kept", "left", [self._bar(group, bar) for group in groups]),
+            ("params", "right", [Text(f"-{human(group.params)}") for group in groups]),
+            ("MACs", "right", [Text(f"-{human(group.macs)}") for group in groups]),
         ]
         if self._width < _NARROW:
             del columns[3]
         if not bar:
             del columns[1]
-        taken = sum(2 + max(len(title), *map(len, cells)) for title, cells in columns)
-        names = [Text(self._short(group.name, max(8, self._width - 4 - taken))) for group in groups]
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-        table.add_column("largest first", no_wrap=True)
-        for title, _ in columns:
-            table.add_column(title, justify="left" if title == "kept" else "right", no_wrap=True)
-        for row in zip(names, *(cells for _, cells in columns), strict=True):
-            table.add_row(*row)
-        return Padding(table, (0, 0, 0, 2), expand=False)
+        return self._named("largest first", [group.name for group in groups], columns)
 
     def _bar(self, group: GroupCut, width: int) -> Text:
         """The share of the channels that stays; never empty, never full while something is cut."""
@@ -152,8 +140,7 @@ class _Page(Page):
             if group.kept < group.size
             else width
         )
-        bar = self._text("█" * kept, "cyan")
-        return bar.append_text(self._text("░" * (width - kept), "dim"))
+        return self._gauge(kept, width)
 
     def _held(self) -> Padding:
         held = self.report.held if self.verbose else self.report.held[:_TOP_HELD]

@@ -25,11 +25,11 @@ LAYERS = [
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "compare"},
     {"follow", "order", "samples", "randomness"},
-    {"cut"},
-    {"mask", "plan"},
+    {"cut", "reach", "chain"},
+    {"mask", "plan", "why"},
     {"prove", "validate"},
     {"report"},
-    {"pipeline", "show", "explanation"},
+    {"pipeline", "show", "explanation", "show_explanation"},
     {"verbs"},
     {"program"},
     {"cli", "__init__"},
@@ -40,7 +40,7 @@ DOORS = {
     "onnx_graphsurgeon": {"graph"},
     "onnxruntime": {"runtime"},
     "click": {"cli", "command", "options", "program", "verbs"},
-    "rich": {"page", "show", "working"},
+    "rich": {"page", "show", "show_explanation", "working"},
     "torch": set(),
 }
 
