@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from onnx_prune.axis import Atom, atoms
-from onnx_prune.coupling import Coupling, Place
+from onnx_prune.coupling import Bound, Coupling, Place
 from onnx_prune.graph import Node, weight_of
 
 
@@ -34,6 +34,19 @@ Chain = tuple[Step, ...]
 Ways = dict[Place, tuple[Place, Node] | None]
 
 
+def letters_of(coupling: Coupling, bound: Bound) -> list[tuple[list[Place], list[Place]]]:
+    """For each letter of a node's rule the dimensions of operands, and of results, that it stands on."""
+    node, relation = bound.node, bound.letters
+    keys = [coupling.key(node, k) for k in range(len(node.inputs))]
+    found: dict[Atom, tuple[list[Place], list[Place]]] = {}
+    for side, (names, axes) in enumerate(((keys, relation.operands), (node.outputs, relation.results))):
+        for key, dims in zip(names, axes, strict=True):
+            for j, axis in enumerate(dims or () if key else ()):
+                for atom in atoms(axis):
+                    found.setdefault(atom, ([], []))[side].append((key, j))
+    return list(found.values())
+
+
 class Links:
     """The dimensions that every node couples, to be walked from any of them.
 
@@ -45,17 +58,10 @@ class Links:
         self._axes = coupling.axes
         self._around: dict[Place, list[tuple[Node, list[Place]]]] = {}
         for bound in coupling.bound:
-            node, letters = bound.node, bound.letters
-            keys = [coupling.key(node, k) for k in range(len(node.inputs))]
-            carried: dict[Atom, list[Place]] = {}
-            sides = zip((*keys, *node.outputs), (*letters.operands, *letters.results), strict=True)
-            for key, dims in sides:
-                for j, axis in enumerate(dims or () if key else ()):
-                    for atom in atoms(axis):
-                        carried.setdefault(atom, []).append((key, j))
-            for places in carried.values():
-                for place in dict.fromkeys(places):
-                    self._around.setdefault(place, []).append((node, places))
+            for ins, outs in letters_of(coupling, bound):
+                places = list(dict.fromkeys((*ins, *outs)))
+                for place in places:
+                    self._around.setdefault(place, []).append((bound.node, places))
 
     def walk(self, start: Place, along: Collection[Atom]) -> Ways:
         """Every dimension that is reached from one, the nearest first, and where it is reached from.

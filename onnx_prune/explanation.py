@@ -11,9 +11,10 @@ import onnx
 from onnx_prune import files
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom, atoms, count, size
+from onnx_prune.bridge import Bridge, bridges
 from onnx_prune.choose import candidates
 from onnx_prune.cost import standing, total_macs
-from onnx_prune.coupling import Coupling, Group, products
+from onnx_prune.coupling import Coupling, Group, Member, products
 from onnx_prune.graph import Graph
 from onnx_prune.reach import Kept, Reach, reach
 from onnx_prune.settings import Budget
@@ -28,6 +29,7 @@ class GroupShare:
     Attributes:
         name: the group's name, its first producer's weight and dimension.
         size: number of channels.
+        node: name of the first node that reads that weight.
         width: positions that one channel takes on that dimension: 64 for a head of 64.
         members: (weight, dimension) pairs.
         params: parameters that stand on its channels; those of two groups may overlap.
@@ -36,9 +38,11 @@ class GroupShare:
         mixed: whose statistic a cut changes, None for an exact group.
         instead: name of the group that is cut in its place, as of heads and head size only one is;
             None where the group itself is.
+        bridges: the tensors without which the group would be several.
     """
 
     name: str
+    node: str
     size: int
     width: int
     members: tuple[tuple[str, int], ...]
@@ -47,6 +51,7 @@ class GroupShare:
     macs_per_channel: float
     mixed: str | None
     instead: str | None
+    bridges: tuple[Bridge, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +134,14 @@ def _shares(coupling: Coupling, budget: Budget, shapes: dict[str, tuple[int, ...
     groups = [group for group in coupling.groups if budget.mixed or not group.mixed]
     chosen = {group.atom: group for group in candidates(coupling, budget)}
     costs = standing(coupling, [group.atom for group in groups], shapes)
-    rivals = _rivals(coupling, chosen)
+    rivals, joined = _rivals(coupling, chosen), bridges(coupling)
     shares = []
     for group in groups:
         params, macs = costs[group.atom]
         shares.append(
             GroupShare(
                 group.name,
+                _reader(coupling, group),
                 group.size,
                 _width(coupling, group),
                 tuple((member.weight, member.dim) for member in group.members),
@@ -144,6 +150,7 @@ def _shares(coupling: Coupling, budget: Budget, shapes: dict[str, tuple[int, ...
                 macs / group.size,
                 group.mixed,
                 None if group.atom in chosen else rivals.get(group.atom),
+                joined.get(group.atom, ()),
             )
         )
     return tuple(sorted(shares, key=lambda share: (share.instead is not None, -share.params, share.name)))
@@ -160,8 +167,19 @@ def _rivals(coupling: Coupling, chosen: dict[Atom, Group]) -> dict[Atom, str]:
     return found
 
 
+def _named(group: Group) -> Member:
+    """The dimension that the group is named after."""
+    return next(member for member in group.members if f"{member.weight}:{member.dim}" == group.name)
+
+
+def _reader(coupling: Coupling, group: Group) -> str:
+    graph = coupling.graph
+    uses = graph.uses.get(_named(group).weight)
+    return (graph.nodes[uses[0][0]].proto.name or graph.nodes[uses[0][0]].label) if uses else ""
+
+
 def _width(coupling: Coupling, group: Group) -> int:
-    """Positions of one channel on the dimension that names the group."""
-    first = next(m for m in group.members if f"{m.weight}:{m.dim}" == group.name)
+    """Positions that one channel takes on that dimension."""
+    first = _named(group)
     axis = coupling.axes[first.key][first.dim]
     return (size(axis) - count(axis, {group.atom: 0})) // group.size

@@ -12,9 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod as product
 
-from onnx_prune.axis import Atom, Axis, Cat
-from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Graph
+from onnx_prune.axis import Atom, Axis, Cat, atoms
+from onnx_prune.coupling import Coupling, Place
 
 NO_CHANNELS = "they have no channels: scalars, kernels, scales and the like"
 UNREAD = "no node that is understood reads them"
@@ -46,7 +45,7 @@ class Kept:
         why: the reason.
         axes: (weight, dimension, positions) triples.
         params: parameters that stand on these axes; those of two reasons may overlap.
-        alone: those of them that no other axis reaches: without this reason alone they could be cut.
+        alone: those of them that no other axis reaches either, so that they stay.
     """
 
     why: str
@@ -82,7 +81,10 @@ def reach(coupling: Coupling, barred: Mapping[Atom, str]) -> tuple[Reach, tuple[
         coupling: the analysed model.
         barred: atoms of groups that are not to be cut, and why.
     """
-    boxes = [_box(coupling, name, barred) for name in stored(coupling.graph)]
+    graph, instead = coupling.graph, computed(coupling)
+    said = {(held.weight, held.dim): held.why for held in coupling.held}
+    stored = [name for name in graph.weights if name not in graph.frozen and graph.elements(name)]
+    boxes = [_box(coupling, name, instead.get(name, name), barred, said) for name in stored]
     two, one, none = (sum(part) for part in zip((0, 0, 0), *(box.reach() for box in boxes), strict=True))
     rows: dict[str, list[tuple[_Box, list[tuple[str, int, int]]]]] = {}
     for box in boxes:
@@ -108,33 +110,35 @@ def reach(coupling: Coupling, barred: Mapping[Atom, str]) -> tuple[Reach, tuple[
     return Reach(two, one, none, half), tuple(sorted(found, key=lambda kept: (-kept.params, kept.why)))
 
 
-def stored(graph: Graph) -> list[str]:
-    """The weights that count: what is computed and cut instead of them counts in their place."""
-    behind: set[str] = set()
-    todo = list(graph.frozen)
-    while todo:
-        maker = graph.makers.get(todo.pop())
-        fresh = [name for name in (maker.inputs if maker else ()) if name and name not in behind]
-        behind.update(fresh)
-        todo += fresh
-    only = {name for name in behind if all(_leads(graph, i, behind) for i, _ in graph.uses[name])}
-    return [name for name in graph.weights if graph.elements(name) and name not in only]
+def computed(coupling: Coupling) -> dict[str, str]:
+    """For each weight that another of its shape is computed from, and cut instead, the name of that one."""
+    graph, free = coupling.graph, {group.atom for group in coupling.groups}
+    found: dict[str, str] = {}
+    for result in graph.frozen:
+        if not any(atom in free for axis in coupling.axes.get(result, ()) for atom in atoms(axis)):
+            continue
+        todo, seen = [result], {result}
+        while todo:
+            maker = graph.makers.get(todo.pop())
+            fresh = {name for name in (maker.inputs if maker else ()) if name} - seen
+            seen |= fresh
+            todo += fresh
+        same = (name for name in seen & graph.weights.keys() if graph.dims(name) == graph.dims(result))
+        found.update((name, result) for name in same)
+    return found
 
 
-def _leads(graph: Graph, index: int, behind: set[str]) -> bool:
-    return any(name in behind or name in graph.frozen for name in graph.nodes[index].outputs)
-
-
-def _box(coupling: Coupling, name: str, barred: Mapping[Atom, str]) -> _Box:
-    """The weight, or of its private copies the one that is reached least."""
-    shape = coupling.graph.dims(name) or (1,)
-    said = {(held.weight, held.dim): held.why for held in coupling.held}
+def _box(
+    coupling: Coupling, name: str, cut: str, barred: Mapping[Atom, str], said: Mapping[Place, str]
+) -> _Box:
+    """A weight where `cut` is, or of its private copies the one that is reached least."""
     boxes = []
-    for key in coupling.keys(name):
+    for key in coupling.keys(cut):
         dims = coupling.axes.get(key)
         if dims is None:
+            shape = coupling.graph.dims(name) or (1,)
             return _Box(name, tuple(Counter({UNREAD: n}) for n in shape))
-        labels = (_labels(axis, coupling, barred, said.get((name, j))) for j, axis in enumerate(dims))
+        labels = (_labels(axis, coupling, barred, said.get((cut, j))) for j, axis in enumerate(dims))
         boxes.append(_Box(name, tuple(labels) or (Counter({NO_CHANNELS: 1}),)))
     return min(boxes, key=lambda box: box.reach()[:2])
 

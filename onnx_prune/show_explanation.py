@@ -18,8 +18,9 @@ from onnx_prune.reach import Kept
 from onnx_prune.why import Why, With
 from onnx_prune.words import human, share, some
 
-_TOP_GROUPS, _TOP_HELD, _TOP_OTHERS, _TOP_STEPS = 10, 6, 10, 8
+_TOP_GROUPS, _TOP_HELD, _TOP_OTHERS, _TOP_STEPS, _TOP_BRIDGES = 10, 6, 10, 8, 4
 _NARROW = 72
+_COLUMNS = {7: 110, 6: 92, 5: _NARROW, 3: 0}  # how many of a group's columns from which width on
 
 Blocks = Iterator[Text | Table | Padding]
 
@@ -49,19 +50,20 @@ class _Overview(Page):
 
     def blocks(self) -> Blocks:
         found = self.found
-        size = f"{human(found.params)} parameters, {human(found.macs)} MACs"
-        yield self._heading(f"{found.source or 'model'}: {size}")
-        if found.shapes:
-            yield self._indented(self._text(f"at {self._shapes(found.shapes)}", "dim"))
+        at = f" at {self._shapes(found.shapes)}" if found.shapes else ""
+        yield self._heading(found.source or "model")
+        size = f"{human(found.params)} parameters, {human(found.macs)} MACs{at}"
+        yield self._indented(self._text(size, "dim"))
         yield Text()
         yield self._heading("Parameters that can be cut")
         yield self._indented(self._reach())
         yield Text()
         if found.groups:
-            yield self._heading(f"{some(len(found.groups), 'group')} can be cut")
+            yield self._heading(self._count())
             yield self._groups()
             yield from self._more(len(found.groups), _TOP_GROUPS, "group")
             yield from self._marks()
+            yield from self._bridges()
         else:
             yield self._heading("Nothing can be cut")
         if found.held:
@@ -69,6 +71,11 @@ class _Overview(Page):
             yield self._heading("Kept whole: parameters that stand on it, of these reached by nothing else")
             yield self._held()
             yield from self._more(len(found.held), _TOP_HELD, "reason")
+
+    def _count(self) -> str:
+        others = sum(group.instead is not None for group in self.found.groups)
+        text = f"{some(len(self.found.groups) - others, 'group')} can be cut"
+        return f"{text}, or {some(others, 'other')} in their place" if others else text
 
     def _reach(self) -> Table:
         reach, whole = self.found.reach, self.found.params
@@ -94,17 +101,16 @@ class _Overview(Page):
     def _groups(self) -> Padding:
         found = self.found
         groups = found.groups if self.verbose else found.groups[:_TOP_GROUPS]
-        bar = 10
         columns: list[Column] = [
             ("channels", "right", [Text(self._channels(group)) for group in groups]),
             ("weights", "right", [Text(f"{len(group.members):,}") for group in groups]),
             ("params", "right", [Text(share(group.params, found.params)) for group in groups]),
-            ("", "left", [self._share(group.params, found.params, bar) for group in groups]),
+            ("", "left", [self._share(group.params, found.params, 10) for group in groups]),
             ("MACs", "right", [Text(share(group.macs, found.macs)) for group in groups]),
             ("a channel", "right", [Text(human(group.macs_per_channel)) for group in groups]),
+            ("read by", "left", [Text(self._short(group.node, 24)) for group in groups]),
         ]
-        if self._width < _NARROW:
-            del columns[3:]
+        columns = columns[: next(n for n, width in _COLUMNS.items() if self._width >= width)]
         return self._named("largest first", [self._marked(group) for group in groups], columns)
 
     def _channels(self, group: GroupShare) -> str:
@@ -120,9 +126,25 @@ class _Overview(Page):
         if any(group.width > 1 for group in groups):
             yield self._note("×64: each channel takes 64 positions of the axis, as a head does")
         if any(group.instead for group in groups):
-            yield self._note("or: another factor of an axis above, of which one is cut")
+            yield self._note("or: another factor of an axis above, one of which is cut")
         if any(group.mixed for group in groups):
             yield self._note("~: cutting it changes a statistic, so only --mixed does")
+
+    def _bridges(self) -> Blocks:
+        """Which groups are one only because of a tensor that their parts share."""
+        joined = [group for group in self.found.groups if group.bridges]
+        if not joined:
+            return
+        yield Text()
+        yield self._heading("One group, where without a shared tensor there would be several")
+        for group in joined if self.verbose else joined[:_TOP_BRIDGES]:
+            shown = group.bridges if self.verbose else group.bridges[:1]
+            where = ", ".join(f"{some(b.parts, 'part')} at {b.tensor}:{b.dim}" for b in shown)
+            more = len(group.bridges) - len(shown)
+            where += f" and {some(more, 'more tensor')}" if more else ""
+            text = self._text(f"{group.name} ({some(group.size, 'channel')}): ")
+            yield self._item(" ", text.append(self._say(where), "dim"))
+        yield from self._more(len(joined), _TOP_BRIDGES, "group")
 
     def _note(self, text: str) -> Padding:
         return self._indented(self._text(text, "dim"))
@@ -162,10 +184,11 @@ class _Answers(Page):
 
     def _answer(self, why: Why) -> Blocks:
         place = f"{why.weight}:{why.dim}"
-        made = f" of {why.axis}" if why.axis != str(why.size) else ""
+        made = f", of {why.axis}" if why.axis else ""
         if why.verdict == "held":
             yield self._heading(f"{place} keeps its {some(why.size, 'channel')}{made}")
-            yield from self._steps(why.chain)
+            if why.chain:
+                yield self._item(" ", self._way(why.chain))
             yield self._item("·", why.why, "yellow")
             return
         yield self._heading(f"{place} can lose any of its {some(why.size, 'channel')}{made}")
@@ -184,26 +207,21 @@ class _Answers(Page):
             axes += f" and {len(others) - len(shown)} more"
         start = others[0].start
         come = f"from {start[0]}:{start[1]} " if self.verbose and start != asked else ""
-        way = " → ".join(_called(step) for step in self._middle(others[0].chain))
-        return self._item(" ", self._text(axes).append(f"\n{self._say(f'{come}by {way}')}", "dim"))
+        return self._item(" ", self._text(axes).append("\n").append_text(self._way(others[0].chain, come)))
 
-    def _steps(self, chain: Chain) -> Blocks:
-        if not chain:
-            return
-        grid = Table.grid(padding=(0, 2, 0, 0))
-        grid.add_column(overflow="fold")
-        grid.add_column(overflow="fold")
-        for step in self._middle(chain):
-            grid.add_row(self._text(_called(step)), self._text(f"→ {step.tensor}:{step.dim}", "dim"))
-        yield self._indented(grid)
+    def _way(self, chain: Chain, come: str = "") -> Text:
+        """The nodes on a way; with --verbose the tensors between them, too."""
+        steps = list(map(self._step, chain))
+        if not self.verbose and len(steps) > _TOP_STEPS:
+            half = _TOP_STEPS // 2
+            steps[half:-half] = [f"({some(len(steps) - 2 * half, 'more step')})"]
+        return self._text(f"{come}by {' → '.join(steps)}", "dim")
 
-    def _middle(self, chain: Chain) -> Chain:
-        """The steps, those in the middle left out where they are many."""
-        if self.verbose or len(chain) <= _TOP_STEPS:
-            return chain
-        half = _TOP_STEPS // 2
-        left_out = Step(f"({len(chain) - 2 * half} more steps)", "…", 0)
-        return (*chain[:half], left_out, *chain[-half:])
+    def _step(self, step: Step) -> str:
+        """The node, without its operator where its name has that already."""
+        op, _, name = step.node.partition(" ")
+        called = name if op.lower() in name.lower() else step.node
+        return f"{called} ({step.tensor}:{step.dim})" if self.verbose else called
 
 
 def _by_last_node(others: tuple[With, ...]) -> list[list[With]]:
@@ -212,9 +230,3 @@ def _by_last_node(others: tuple[With, ...]) -> list[list[With]]:
     for other in others:
         found.setdefault(other.chain[-1].node if other.chain else "", []).append(other)
     return list(found.values())
-
-
-def _called(step: Step) -> str:
-    """The node; without its operator where its name has that already."""
-    op, _, name = step.node.partition(" ")
-    return name if op.lower() in name.lower() else step.node

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_prune.axis import Atom, Axis, Prod, atoms
+from onnx_prune.axis import Atom, Axis, Prod, atoms, size
 from onnx_prune.chain import Chain, Links, Ways, chain
 from onnx_prune.coupling import Coupling, Group, Place
 from onnx_prune.errors import InputError
 from onnx_prune.graph import Node, weight_of
+from onnx_prune.reach import computed
 from onnx_prune.words import guess, plain
 
 
@@ -38,7 +39,8 @@ class Why:
     Attributes:
         weight: the weight (or another tensor).
         dim: its dimension.
-        axis: what the dimension is made of, in channels: "3 × 12 × 64" is 3 times 12 heads of 64.
+        axis: what the dimension is made of, the run in brackets: "3 × [12] × 64" is 3 times 12 heads
+            of 64; "" if the run is the whole of it.
         size: number of channels in the run.
         verdict: "cut" if they are a group that can be cut, else "held".
         why: the reason they are held, or the group's name.
@@ -71,38 +73,47 @@ def whys(coupling: Coupling, about: str, barred: Mapping[Atom, str]) -> tuple[Wh
     found = []
     for place in _places(coupling, about):
         axis = _axis(coupling, place)
+        if size(axis) > 1 and all(atom.size == 1 for atom in atoms(axis)):
+            found += [
+                Why(weight_of(place[0]), place[1], spelled(axis), size(axis), "held", held.why)
+                for held in coupling.held
+                if (held.weight, held.dim) == (weight_of(place[0]), place[1])
+            ]
+            continue
         for atom in dict.fromkeys(atoms(axis)):
             group, why = groups.get(atom), barred.get(atom) or coupling.reasons.get(atom)
-            said = weight_of(place[0]), place[1], spelled(axis), atom.size
-            if group and not why:
-                others = tuple(_others(links.walk(place, {group.atom}), group))
-                found.append(Why(*said, "cut", group.name, (), others))
-            elif group and group.mixed and why:
-                ways = links.walk(place, {group.atom})
-                found.append(Why(*said, "held", why, _to(ways, coupling.origins[group.mixed])))
+            made = "" if axis is atom else spelled(axis, {atom})
+            said = weight_of(place[0]), place[1], made, atom.size
+            if group is not None:
+                ways = links.walk(place, {atom})
+                if why is None:
+                    found.append(Why(*said, "cut", group.name, (), tuple(_others(ways, group))))
+                elif group.mixed:
+                    found.append(Why(*said, "held", why, _to(ways, coupling.origins[group.mixed])))
             elif why and atom.size > 1:
                 ways = links.walk(place, {a for a, other in coupling.reasons.items() if other == why})
                 found.append(Why(*said, "held", why, _to(ways, coupling.origins.get(why, ()))))
     return tuple(dict.fromkeys(found))
 
 
-def spelled(axis: Axis) -> str:
-    """What an axis is made of, in numbers of channels.
+def spelled(axis: Axis, marked: Collection[Atom] = ()) -> str:
+    """What an axis is made of, in numbers of channels, some of them marked.
 
     >>> from onnx_prune.axis import cat, prod
-    >>> spelled(prod(Atom(3), cat(Atom(2), prod(Atom(2), Atom(4)))))
-    '3 × (2 + (2 × 4))'
+    >>> head = Atom(2)
+    >>> spelled(prod(Atom(3), cat(Atom(4), prod(head, Atom(4)))), {head})
+    '3 × (4 + ([2] × 4))'
     """
 
-    def inner(part: Axis) -> str:
+    def inner(part: Axis, outermost: bool = False) -> str:
         match part:
             case Atom():
-                return str(part.size)
+                return f"[{part.size}]" if part in marked else str(part.size)
             case _:
-                sign = " × " if isinstance(part, Prod) else " + "
-                return f"({sign.join(map(inner, part.parts))})"
+                text = (" × " if isinstance(part, Prod) else " + ").join(map(inner, part.parts))
+                return text if outermost else f"({text})"
 
-    return inner(axis).removeprefix("(").removesuffix(")") if not isinstance(axis, Atom) else inner(axis)
+    return inner(axis, True)
 
 
 def _axis(coupling: Coupling, place: Place) -> Axis:
@@ -130,7 +141,7 @@ def _places(coupling: Coupling, about: str) -> list[Place]:
         names = {*coupling.graph.weights, *coupling.axes, *_nodes(coupling)}
         raise InputError(
             f"{plain(about)!r} is no weight, tensor or node of the model"
-            f"{guess(about, map(weight_of, names)) or '; --verbose shows the names of weights'}"
+            f"{guess(about, map(weight_of, names)) or '; onnx-prune explain -v shows names'}"
         )
     for key in keys:
         rank = len(coupling.axes.get(key, ()))
@@ -142,7 +153,7 @@ def _places(coupling: Coupling, about: str) -> list[Place]:
 def _keys(coupling: Coupling, name: str) -> list[str]:
     """The keys of a tensor, or of all weights that a node reads."""
     if name in coupling.graph.weights or name in coupling.axes:
-        return coupling.keys(name)
+        return coupling.keys(computed(coupling).get(name, name))
     node = _nodes(coupling).get(name)
     if node is None:
         return []
