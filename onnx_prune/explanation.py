@@ -109,12 +109,8 @@ def explain(
     else:
         graph = Graph(files.load(source), Path(source).parent)
     coupling = couple(graph)
-    barred = {
-        group.atom: f"{group.mixed}; --mixed cuts it"
-        for group in coupling.groups
-        if group.mixed and not budget.mixed
-    }
-    far, held = reach(coupling, barred)
+    whole = barred(coupling, budget)
+    far, held = reach(coupling, whole)
     typical = at_batch_one(graph, coupling.shapes, coupling.probe)
     return Explanation(
         None if isinstance(source, onnx.ModelProto) else str(source),
@@ -126,8 +122,17 @@ def explain(
         far,
         _shares(coupling, budget, typical.known),
         held,
-        () if about is None else whys(coupling, about, barred),
+        () if about is None else whys(coupling, about, whole),
     )
+
+
+def barred(coupling: Coupling, budget: Budget) -> dict[Atom, str]:
+    """The groups that could be cut and are not to be, and why."""
+    return {
+        group.atom: f"{group.mixed}; --mixed cuts it"
+        for group in coupling.groups
+        if group.mixed and not budget.mixed
+    }
 
 
 def _shares(coupling: Coupling, budget: Budget, shapes: dict[str, tuple[int, ...]]) -> tuple[GroupShare, ...]:
