@@ -1,6 +1,7 @@
 """Prune every one of ONNX's node cases as a whole model, and prove every cut.
 
     python tools/conformance.py [--match 'attention*'] [--jobs 2] [--ratio 0.5]
+    python -m tools.conformance --readme        puts the counts into README, too
 
 Each case is taken three times: as it is; with its float inputs turned into weights (all but the
 first input); and framed, where every float input is a weight times a scalar input, every other input
@@ -191,8 +192,9 @@ def supervised(names: list[str], ratio: float) -> list[Row]:
 @click.option("--ratio", default=0.5)
 @click.option("--jobs", default=2)
 @click.option("--all", "show_all", is_flag=True, help="A line for every case.")
+@click.option("--readme", is_flag=True, help="Write the counts into README, too; of all cases.")
 @click.option("--worker", is_flag=True, hidden=True)
-def main(match: str, ratio: float, jobs: int, show_all: bool, worker: bool) -> None:
+def main(match: str, ratio: float, jobs: int, show_all: bool, readme: bool, worker: bool) -> None:
     """Run all cases, or as a worker those named on stdin."""
     if worker:
         for name in sys.stdin.read().split():
@@ -214,6 +216,11 @@ def main(match: str, ratio: float, jobs: int, show_all: bool, worker: bool) -> N
             f"{form}: {sum(counts.values())} models: "
             + ", ".join(f"{n} {s}" for s, n in counts.most_common())
         )
+    if readme:
+        from tools import coverage
+
+        models = {case.name: case.model for case in cases() if case.name.startswith("test_")}
+        coverage.write(rows, models, onnx.defs.onnx_opset_version())
     sys.exit(any(row.status in _BAD for row in rows))
 
 
