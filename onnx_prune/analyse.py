@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, atoms, size
 from onnx_prune.computed import freeze
-from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Place, Role
+from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Site, Role
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node, copy_key, weight_of
@@ -48,8 +48,8 @@ class _Analysis:
     probe: Shapes | None
     solver: Solver = field(default_factory=Solver)
     axes: dict[str, Dims] = field(default_factory=dict)
-    extents: set[Place] = field(default_factory=set)
-    origins: dict[str, set[Place]] = field(default_factory=dict)
+    extents: set[Site] = field(default_factory=set)
+    origins: dict[str, set[Site]] = field(default_factory=dict)
 
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
@@ -156,13 +156,13 @@ class _Analysis:
             self.solver.hold(axis, why)
             self._arises(why, [(key, j)])
 
-    def _arises(self, why: str, places: Iterable[Place]) -> None:
+    def _arises(self, why: str, places: Iterable[Site]) -> None:
         """Remember where a reason to hold or mix an axis comes from."""
         self.origins.setdefault(why, set()).update(places)
 
-    def _places(self, node: Node, relation: Relation) -> dict[Atom, list[Place]]:
+    def _places(self, node: Node, relation: Relation) -> dict[Atom, list[Site]]:
         """The dimensions around a node that each of its atoms stands on."""
-        found: dict[Atom, list[Place]] = {}
+        found: dict[Atom, list[Site]] = {}
         ins = ((self._key(node, k), dims) for k, dims in enumerate(relation.operands))
         for key, dims in chain(ins, zip(node.outputs, relation.results, strict=True)):
             for j, axis in enumerate(dims or () if key else ()):
@@ -245,7 +245,7 @@ class _Analysis:
         return tuple(exposed)
 
     def _contract(
-        self, node: Node, relation: Relation, carriers: Carriers, places: Mapping[Atom, list[Place]]
+        self, node: Node, relation: Relation, carriers: Carriers, places: Mapping[Atom, list[Site]]
     ) -> list[int]:
         """A sum over channels is cut exactly only where masking makes a factor of it zero."""
         exposed = set()

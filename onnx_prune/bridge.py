@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from onnx_prune.axis import Atom, atoms
 from onnx_prune.chain import letters_of
-from onnx_prune.coupling import Coupling, Place
+from onnx_prune.coupling import Coupling, Site
 from onnx_prune.graph import weight_of
 
-_Spot = tuple[Atom, Place]
+_Spot = tuple[Atom, Site]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _stored(coupling: Coupling, spot: _Spot) -> bool:
 def _letters(coupling: Coupling, free: set[Atom]) -> Iterator[tuple[list[_Spot], list[_Spot]]]:
     """For each letter of each node, and each group on it, where it stands in operands and in results."""
 
-    def spots(places: Iterable[Place], atom: Atom) -> list[_Spot]:
+    def spots(places: Iterable[Site], atom: Atom) -> list[_Spot]:
         return [(atom, place) for place in places if atom in on[place]]
 
     for bound in coupling.bound:

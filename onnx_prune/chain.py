@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from onnx_prune.axis import Atom, atoms
-from onnx_prune.coupling import Bound, Coupling, Place
+from onnx_prune.coupling import Bound, Coupling, Site
 from onnx_prune.graph import Node, weight_of
 
 
@@ -31,14 +31,14 @@ class Step:
 
 
 Chain = tuple[Step, ...]
-Ways = dict[Place, tuple[Place, Node] | None]
+Ways = dict[Site, tuple[Site, Node] | None]
 
 
-def letters_of(coupling: Coupling, bound: Bound) -> list[tuple[list[Place], list[Place]]]:
+def letters_of(coupling: Coupling, bound: Bound) -> list[tuple[list[Site], list[Site]]]:
     """For each letter of a node's rule the dimensions of operands, and of results, that it stands on."""
     node, relation = bound.node, bound.letters
     keys = [coupling.key(node, k) for k in range(len(node.inputs))]
-    found: dict[Atom, tuple[list[Place], list[Place]]] = {}
+    found: dict[Atom, tuple[list[Site], list[Site]]] = {}
     for side, (names, axes) in enumerate(((keys, relation.operands), (node.outputs, relation.results))):
         for key, dims in zip(names, axes, strict=True):
             for j, axis in enumerate(dims or () if key else ()):
@@ -56,14 +56,14 @@ class Links:
 
     def __init__(self, coupling: Coupling) -> None:
         self._axes = coupling.axes
-        self._around: dict[Place, list[tuple[Node, list[Place]]]] = {}
+        self._around: dict[Site, list[tuple[Node, list[Site]]]] = {}
         for bound in coupling.bound:
             for ins, outs in letters_of(coupling, bound):
                 places = list(dict.fromkeys((*ins, *outs)))
                 for place in places:
                     self._around.setdefault(place, []).append((bound.node, places))
 
-    def walk(self, start: Place, along: Collection[Atom]) -> Ways:
+    def walk(self, start: Site, along: Collection[Atom]) -> Ways:
         """Every dimension that is reached from one, the nearest first, and where it is reached from.
 
         Args:
@@ -81,12 +81,12 @@ class Links:
                         todo.append(place)
         return ways
 
-    def _on(self, place: Place) -> Iterator[Atom]:
+    def _on(self, place: Site) -> Iterator[Atom]:
         key, dim = place
         return atoms(self._axes[key][dim])
 
 
-def chain(ways: Ways, end: Place) -> Chain:
+def chain(ways: Ways, end: Site) -> Chain:
     """The steps that lead from where a walk began to one of the dimensions that it reached."""
     steps = []
     while (way := ways[end]) is not None:

@@ -16,7 +16,7 @@ from onnx_prune.relation import Dims, Relation
 from onnx_prune.shapes import Shapes
 
 Role = Literal["producer", "consumer", "other"]
-Place = tuple[str, int]
+Site = tuple[str, int]  # a tensor's key, and one of its dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Coupling:
     codes: dict[str, Coded] = field(default_factory=dict)
     unmasked: frozenset[str] = frozenset()
     reasons: Mapping[Atom, str] = field(default_factory=dict)
-    origins: Mapping[str, Collection[Place]] = field(default_factory=dict)
+    origins: Mapping[str, Collection[Site]] = field(default_factory=dict)
 
     def key(self, node: Node, k: int) -> str:
         """The name under which `axes` has operand `k` of `node`."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod as product
 
 from onnx_prune.axis import Atom, Axis, Cat, atoms
-from onnx_prune.coupling import Coupling, Place
+from onnx_prune.coupling import Coupling, Site
 
 NO_CHANNELS = "they have no channels: scalars, kernels, scales and the like"
 UNREAD = "no node that is understood reads them"
@@ -129,7 +129,7 @@ def computed(coupling: Coupling) -> dict[str, str]:
 
 
 def _box(
-    coupling: Coupling, name: str, cut: str, barred: Mapping[Atom, str], said: Mapping[Place, str]
+    coupling: Coupling, name: str, cut: str, barred: Mapping[Atom, str], said: Mapping[Site, str]
 ) -> _Box:
     """A weight where `cut` is, or of its private copies the one that is reached least."""
     boxes = []

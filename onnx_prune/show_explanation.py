@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_prune.chain import Chain, Step
-from onnx_prune.coupling import Place
+from onnx_prune.coupling import Site
 from onnx_prune.explanation import Explanation, GroupShare
 from onnx_prune.page import Column, Page, document
 from onnx_prune.reach import Kept
@@ -199,7 +199,7 @@ class _Answers(Page):
             yield self._other(others, (why.weight, why.dim))
         yield from self._more(len(rows), _TOP_OTHERS, "node")
 
-    def _other(self, others: list[With], asked: Place) -> Table:
+    def _other(self, others: list[With], asked: Site) -> Table:
         """The axes that one node couples, and the way there."""
         shown = others if self.verbose else others[:3]
         axes = ", ".join(f"{other.weight}:{other.dim}" for other in shown)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnx_prune.axis import Atom, Axis, Prod, atoms, size
 from onnx_prune.chain import Chain, Links, Ways, chain
-from onnx_prune.coupling import Coupling, Group, Place
+from onnx_prune.coupling import Coupling, Group, Site
 from onnx_prune.errors import InputError
 from onnx_prune.graph import Node, weight_of
 from onnx_prune.reach import computed
@@ -28,7 +28,7 @@ class With:
 
     weight: str
     dim: int
-    start: Place
+    start: Site
     chain: Chain
 
 
@@ -116,12 +116,12 @@ def spelled(axis: Axis, marked: Collection[Atom] = ()) -> str:
     return inner(axis, True)
 
 
-def _axis(coupling: Coupling, place: Place) -> Axis:
+def _axis(coupling: Coupling, place: Site) -> Axis:
     key, dim = place
     return coupling.axes[key][dim]
 
 
-def _places(coupling: Coupling, about: str) -> list[Place]:
+def _places(coupling: Coupling, about: str) -> list[Site]:
     """The dimensions asked about; of a whole weight those that have channels."""
     name, _, number = about.rpartition(":")
     keys = _keys(coupling, about)
@@ -165,7 +165,7 @@ def _nodes(coupling: Coupling) -> dict[str, Node]:
     return {node.proto.name: node for node in coupling.graph.nodes if node.proto.name}
 
 
-def _to(ways: Ways, origins: Collection[Place]) -> Chain:
+def _to(ways: Ways, origins: Collection[Site]) -> Chain:
     """The steps to the nearest dimension where a reason arises."""
     end = next((place for place in ways if place in origins), None)
     return () if end is None else chain(ways, end)
