@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, atoms, size
 from onnx_prune.computed import freeze
-from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Site, Role
+from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Role, Site
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node, copy_key, weight_of

@@ -135,6 +135,7 @@ def test_a_statistic_holds_what_mixed_cuts() -> None:
     assert f"{reason}; --mixed cuts it" in {kept.why for kept in exact.held}
     assert [(group.name, group.mixed) for group in mixed.groups] == [("w1:1", reason)]
     assert [(a.verdict, len(a.others)) for a in mixed.why] == [("cut", 2)]
+    assert "Nothing can be cut" in page(onnx_prune.explain(model))
     [line] = [line for line in page(onnx_prune.explain(model, mixed=True)) if "~w1:1" in line]
     assert line.split()[:5] == ["~w1:1", "8", "3", "100", "%"]
 
