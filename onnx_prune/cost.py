@@ -22,6 +22,11 @@ def _conv(op: Op) -> int:
     return product(op.out()) * product(op.shape(1)[1:])
 
 
+def _conv_of_codes(op: Op) -> int:
+    """With a scale and a zero point behind each operand."""
+    return product(op.out()) * product(op.shape(3)[1:])
+
+
 def _conv_transpose(op: Op) -> int:
     return product(op.shape()) * product(op.shape(1)[1:])
 
@@ -39,6 +44,12 @@ def _fused_matmul(op: Op) -> int:
 def _gemm(op: Op) -> int:
     inner = product(op.shape()) // max(op.out()[0], 1)
     return product(op.out()) * inner
+
+
+def _recurrent(op: Op) -> int:
+    """Both weights at every step, in every direction that they have."""
+    steps = product(op.shape()[:2])
+    return steps * (product(op.shape(1)) + product(op.shape(2)))
 
 
 def _einsum(op: Op) -> int:
@@ -79,18 +90,31 @@ def _group_query_attention(op: Op) -> int:
 MACS: dict[str, Callable[[Op], int]] = {
     "Attention": _attention,
     "Conv": _conv,
+    "ConvInteger": _conv,
     "ConvTranspose": _conv_transpose,
     "Einsum": _einsum,
+    "GRU": _recurrent,
     "Gemm": _gemm,
+    "LSTM": _recurrent,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearConv": _conv_of_codes,
+    "QLinearMatMul": _matmul,
+    "RNN": _recurrent,
     "com.microsoft.Attention": _fused_attention,
+    "com.microsoft.DynamicQuantizeLSTM": _recurrent,
+    "com.microsoft.DynamicQuantizeMatMul": _matmul,
     "com.microsoft.FusedConv": _conv,
     "com.microsoft.FusedGemm": _gemm,
     "com.microsoft.FusedMatMul": _fused_matmul,
     "com.microsoft.GroupQueryAttention": _group_query_attention,
+    "com.microsoft.MatMulIntegerToFloat": _matmul,
+    "com.microsoft.MatMulNBits": _matmul,
     "com.microsoft.MultiHeadAttention": _multi_head_attention,
     "com.microsoft.NhwcConv": _conv,
     "com.microsoft.NhwcFusedConv": _conv,
+    "com.microsoft.QGemm": _gemm,
+    "com.microsoft.QLinearConv": _conv_of_codes,
     "com.microsoft.TransposeMatMul": _fused_matmul,
 }
 
