@@ -15,7 +15,7 @@ from onnx_prune.working import working
 ABOUT = """
 Say what can be cut of a model, and why the rest stays whole: all groups of
 channels that must go together with what stands on them, and everything that is
-held, by reason. Nothing is cut, run or written.
+held, by reason. Nothing is cut or written.
 """
 CLOSING = """
 Examples:
