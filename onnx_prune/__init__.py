@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnx_prune.coupling import Coupling
+    from onnx_prune.explanation import Explanation
     from onnx_prune.pipeline import Result
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "PruneError",
     "Unwritable",
     "couple",
+    "explain",
     "prune",
 ]
 
@@ -169,3 +171,31 @@ def couple(model: str | Path | onnx.ModelProto) -> Coupling:
     if isinstance(model, onnx.ModelProto):
         return analyse(Graph(model))
     return analyse(Graph(files.load(model), Path(model).parent))
+
+
+def explain(
+    model: str | Path | onnx.ModelProto,
+    *,
+    mixed: bool = False,
+    attention: Literal["auto", "heads", "dims", "both"] = "auto",
+    why: str | None = None,
+) -> Explanation:
+    """Say what can be cut of a model and what stands on it, and why the rest stays whole.
+
+    Args:
+        model: a path, or a model in memory.
+        mixed: take axes that a LayerNorm or another statistic runs over for cuttable.
+        attention: which of heads and head size is cut.
+        why: a weight, tensor or node, "NAME" or "NAME:DIM": how it is held or coupled, node by node.
+
+    Returns:
+        The explanation: `reach` is how many parameters can be cut, `groups` what can be cut and
+        `held` what can't, by reason; `why` the answers to what was asked.
+
+    Raises:
+        InputError: the model is not usable, or has nothing of the name asked about.
+    """
+    from onnx_prune.explanation import explain as run
+    from onnx_prune.settings import Budget
+
+    return run(model, Budget(mixed=mixed, attention=attention), why)

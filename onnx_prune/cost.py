@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import prod as product
 
 from onnx_prune.axis import Atom, atoms
@@ -16,10 +16,16 @@ from onnx_prune.rules.linear import einsum
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
+Counts = Mapping[Atom, int]
 
 
 def _conv(op: Op) -> int:
     return product(op.out()) * product(op.shape(1)[1:])
+
+
+def _conv_of_codes(op: Op) -> int:
+    """With a scale and a zero point behind each operand."""
+    return product(op.out()) * product(op.shape(3)[1:])
 
 
 def _conv_transpose(op: Op) -> int:
@@ -39,6 +45,12 @@ def _fused_matmul(op: Op) -> int:
 def _gemm(op: Op) -> int:
     inner = product(op.shape()) // max(op.out()[0], 1)
     return product(op.out()) * inner
+
+
+def _recurrent(op: Op) -> int:
+    """Both weights at every step, in every direction that they have."""
+    steps = product(op.shape()[:2])
+    return steps * (product(op.shape(1)) + product(op.shape(2)))
 
 
 def _einsum(op: Op) -> int:
@@ -79,18 +91,31 @@ def _group_query_attention(op: Op) -> int:
 MACS: dict[str, Callable[[Op], int]] = {
     "Attention": _attention,
     "Conv": _conv,
+    "ConvInteger": _conv,
     "ConvTranspose": _conv_transpose,
     "Einsum": _einsum,
+    "GRU": _recurrent,
     "Gemm": _gemm,
+    "LSTM": _recurrent,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearConv": _conv_of_codes,
+    "QLinearMatMul": _matmul,
+    "RNN": _recurrent,
     "com.microsoft.Attention": _fused_attention,
+    "com.microsoft.DynamicQuantizeLSTM": _recurrent,
+    "com.microsoft.DynamicQuantizeMatMul": _matmul,
     "com.microsoft.FusedConv": _conv,
     "com.microsoft.FusedGemm": _gemm,
     "com.microsoft.FusedMatMul": _fused_matmul,
     "com.microsoft.GroupQueryAttention": _group_query_attention,
+    "com.microsoft.MatMulIntegerToFloat": _matmul,
+    "com.microsoft.MatMulNBits": _matmul,
     "com.microsoft.MultiHeadAttention": _multi_head_attention,
     "com.microsoft.NhwcConv": _conv,
     "com.microsoft.NhwcFusedConv": _conv,
+    "com.microsoft.QGemm": _gemm,
+    "com.microsoft.QLinearConv": _conv_of_codes,
     "com.microsoft.TransposeMatMul": _fused_matmul,
 }
 
@@ -137,36 +162,51 @@ def savings(coupling: Coupling, counts: Mapping[Atom, int], shapes: Shapes) -> d
         counts: channels kept of each atom that is cut.
         shapes: of all tensors before the cut.
     """
+    others = {atom: {a: n for a, n in counts.items() if a is not atom} for atom in counts}
+    return _differences(coupling, shapes, counts, {atom: (others[atom], counts) for atom in counts})
+
+
+def standing(coupling: Coupling, found: Collection[Atom], shapes: Shapes) -> dict[Atom, tuple[int, int]]:
+    """What stands on the channels of each group, (params, MACs): it goes if all of them do, and nothing else.
+
+    Args:
+        coupling: the analysed model.
+        found: the atoms asked for.
+        shapes: of all tensors.
+    """
+    return _differences(coupling, shapes, {}, {atom: ({}, {atom: 0}) for atom in found})
+
+
+def _differences(
+    coupling: Coupling, shapes: Shapes, base: Counts, pairs: Mapping[Atom, tuple[Counts, Counts]]
+) -> dict[Atom, tuple[int, int]]:
+    """For each atom the cost at one count of it less that at another, all else being kept as in `base`."""
     graph = coupling.graph
     free = {group.atom for group in coupling.groups}
     times = _times(graph, shapes)
     busy = [node for node in graph.nodes if node.op in MACS]
     counted = graph.weights.keys() | {name for node in busy for name in (*node.inputs, *node.outputs)}
-    dims: dict[Atom, dict[str, list[int]]] = {}
+    carriers: dict[Atom, set[str]] = {}
     for name in counted & coupling.axes.keys():
-        for j, axis in enumerate(coupling.axes[name]):
-            for atom in {a for a in atoms(axis) if a in counts}:
-                dims.setdefault(atom, {}).setdefault(name, []).append(j)
+        for axis in coupling.axes[name]:
+            for atom in atoms(axis):
+                if atom in pairs:
+                    carriers.setdefault(atom, set()).add(name)
 
-    def kept(name: str) -> Shape:
-        pairs = zip(coupling.axes[name], shapes[name], strict=True)
-        return tuple(size_kept(axis, n, counts, free) for axis, n in pairs)
+    def kept(name: str, counts: Counts) -> Shape:
+        dims = zip(coupling.axes[name], shapes[name], strict=True)
+        return tuple(size_kept(axis, n, counts, free) for axis, n in dims)
 
-    after = {n: kept(n) if n in coupling.axes else shapes[n] for n in counted if n in shapes}
-    saved: dict[Atom, tuple[int, int]] = {}
-    for atom in counts:
-        others = {a: n for a, n in counts.items() if a is not atom}
-        without = {}
-        for name, cut in dims.get(atom, {}).items():
-            shape = list(after[name])
-            for j in cut:
-                shape[j] = size_kept(coupling.axes[name][j], shapes[name][j], others, free)
-            without[name] = tuple(shape)
-        params = sum(product(s) - product(after[n]) for n, s in without.items() if n in graph.weights)
-        users = {i for name in without for i, _ in graph.uses.get(name, ())}
-        users |= {graph.makers[name].index for name in without if name in graph.makers}
-        around = ChainMap(without, after)
+    around = {n: kept(n, base) if n in coupling.axes else shapes[n] for n in counted if n in shapes}
+    found: dict[Atom, tuple[int, int]] = {}
+    for atom, sides in pairs.items():
+        names = carriers.get(atom, set())
+        more, less = ({name: kept(name, counts) for name in names} for counts in sides)
+        params = sum(product(more[n]) - product(less[n]) for n in names if n in graph.weights)
+        users = {i for name in names for i, _ in graph.uses.get(name, ())}
+        users |= {graph.makers[name].index for name in names if name in graph.makers}
         nodes = [graph.nodes[i] for i in users]
-        work = sum((macs(n, around) - macs(n, after)) * times[n.place.path] for n in nodes)
-        saved[atom] = (params, work)
-    return saved
+        before, after = ChainMap(more, around), ChainMap(less, around)
+        work = sum((macs(n, before) - macs(n, after)) * times[n.place.path] for n in nodes)
+        found[atom] = (params, work)
+    return found

@@ -1,13 +1,12 @@
 """Which command the first word of the command line means: a verb, or pruning, which needs none.
 
 Only a first word that is a verb, letter for letter, is taken for one, whatever files there are: a
-script does the same in every folder.  So a file of such a name is written `./explain`, as it is
-after any option.
+script does the same in every folder.  A file of such a name is written `./explain`; after an option its
+plain name will do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,14 @@ class Program(Command):
                 text = f"note: {name!r} is the verb here; for the file of that name write ./{name}"
                 click.echo(f"{PROGRAM}: {text}", err=True)
             return verbs.verb(name).make_context(f"{info_name} {name}", rest, parent, **extra)
-        if not extra.get("resilient_parsing"):
-            _require_no_slip(args)
-        return super().make_context(info_name, args, parent, **extra)
+        if extra.get("resilient_parsing"):
+            return super().make_context(info_name, args, parent, **extra)
+        _require_no_slip(args[0] if args else "")
+        ctx = super().make_context(info_name, args, parent, **extra)
+        source = ctx.params.get("source")
+        if source in verbs.NAMES and not Path(source).exists():
+            raise click.UsageError(f"{source} is a verb, and comes first: {PROGRAM} {source}")
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the body of the command that is meant."""
@@ -59,13 +63,11 @@ class Source(click.Argument):
         return [*fitting, CompletionItem(incomplete, type="file")]
 
 
-def _require_no_slip(args: Sequence[str]) -> None:
-    """Raise UsageError where a verb is misspelt, or does not come first."""
-    word = next((word for word in args if not word.startswith("-")), "")
-    if Path(word).name != word or Path(word).suffix or Path(word).exists():
+def _require_no_slip(word: str) -> None:
+    """Raise UsageError where a first word that is no file looks like a verb misspelt."""
+    path = Path(word)
+    if path.name != word or path.suffix or path.exists() or word.startswith("-"):
         return
-    if word in verbs.NAMES:
-        raise click.UsageError(f"{word} is a verb, and comes first: {PROGRAM} {word}")
-    close = closest(word, [*verbs.NAMES, *beside(Path(word))])
-    if word == args[0] and close in verbs.NAMES:
+    close = closest(word, [*verbs.NAMES, *beside(path)])
+    if close in verbs.NAMES:
         raise click.UsageError(f"{plain(word)!r}: no such file, and no verb; did you mean {close}?")

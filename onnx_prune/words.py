@@ -121,10 +121,10 @@ def some(number: int, noun: str) -> str:
     """A count with its noun.
 
     Example:
-        >>> some(1, "group"), some(2, "axis"), some(1200, "run")
-        ('1 group', '2 axes', '1,200 runs')
+        >>> some(1, "group"), some(2, "more axis"), some(1200, "run")
+        ('1 group', '2 more axes', '1,200 runs')
     """
-    plural = "axes" if noun == "axis" else noun + "s"
+    plural = noun.removesuffix("is") + "es" if noun.endswith("axis") else noun + "s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 

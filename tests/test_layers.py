@@ -17,7 +17,7 @@ ROOT = Path(onnx_prune.__file__).parent
 LAYERS = [
     {"errors", "axis", "words"},
     {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes"},
-    {"unify", "pattern", "tensors", "restate", "command", "working"},
+    {"unify", "pattern", "tensors", "restate", "command", "working", "page"},
     {"rules", "flatten", "runtime", "options", "files"},
     {"graph"},
     {"shapes", "layout", "fold", "computed", "codes", "zeros"},
@@ -26,12 +26,12 @@ LAYERS = [
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "compare"},
     {"follow", "order", "taken", "samples", "randomness"},
-    {"cut", "seams"},
+    {"cut", "seams", "reach", "chain", "bridge"},
     {"mask", "plan"},
     {"reference"},
-    {"prove", "validate"},
+    {"prove", "validate", "why"},
     {"report"},
-    {"pipeline", "show", "explanation"},
+    {"pipeline", "show", "explanation", "show_explanation"},
     {"verbs"},
     {"program"},
     {"cli", "__init__"},
@@ -42,7 +42,7 @@ DOORS = {
     "onnx_graphsurgeon": {"graph"},
     "onnxruntime": {"runtime"},
     "click": {"cli", "command", "options", "program", "verbs"},
-    "rich": {"show", "working"},
+    "rich": {"page", "show", "show_explanation", "working"},
     "torch": set(),
 }
 

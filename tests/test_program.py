@@ -86,6 +86,11 @@ def test_the_first_word_is_the_verb_whatever_files_there_are_and_says_so(pruned:
     assert not pruned
 
 
+def test_an_option_may_have_the_value_of_a_verb(pruned: list[Any]) -> None:
+    assert run("--ignore", "greet", "in.onnx", "out.onnx").stderr == "onnx-prune: error: not today\n"
+    assert pruned == [("in.onnx", "out.onnx")]
+
+
 def test_an_output_called_like_a_verb_is_a_file(pruned: list[Any]) -> None:
     run("in.onnx", "greet")
     assert pruned == [("in.onnx", "greet")]

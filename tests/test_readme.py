@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from onnx_prune.cli import main
 from onnx_prune.options import CLOSING
-from tools import operators
+from tools import coverage, operators
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,6 +36,42 @@ def test_the_operator_table_is_up_to_date() -> None:
     if int(found[1]) > onnx.defs.onnx_opset_version():
         pytest.skip("the table was made with a newer onnx")
     assert operators.written(README) == README, "run python -m tools.operators"
+
+
+def test_the_account_of_the_node_cases_is_of_these_rules() -> None:
+    found = re.search(r"conformance: opset (\d+)", README)
+    assert found is not None
+    if int(found[1]) != onnx.defs.onnx_opset_version():
+        pytest.skip("the account was made with another onnx")
+    asked = [
+        name
+        for domain, name in coverage.cuttable()
+        if not domain and name in operators.in_force(int(found[1]))
+    ]
+    assert f"\n{len(asked)} operators of ONNX's own domain have a rule" in README, (
+        "run python -m tools.conformance --readme"
+    )
+
+
+def test_the_account_counts_forms_and_operators() -> None:
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "relu", [], [])
+    cases = {"test_relu": onnx.helper.make_model(graph), "test_other": onnx.ModelProto()}
+    rows = [
+        SimpleNamespace(name=name, form=form, status=status)
+        for name, form, status in (
+            ("test_relu", "as is", "nothing"),
+            ("test_relu", "framed", "pruned"),
+            ("test_other", "as is", "crashed"),
+            ("no case of a node", "as is", "failed"),
+        )
+    ]
+    _, _, plain, weights, framed, _, asked, cut, missing = coverage.lines(rows, cases, 21)
+    assert plain == "| as they are | 2 | 0 | 1 | 0 | 0 | 1 |"
+    assert weights == "| float inputs but the first as weights | 0 | 0 | 0 | 0 | 0 | 0 |"
+    assert framed == "| a weight on every float input and output | 1 | 1 | 0 | 0 | 0 | 0 |"
+    assert int(asked.split()[0]) == len(missing.split(", ")) + 1
+    assert cut == "1 of them something was, and proved; not around"
+    assert "Relu" not in missing.split(", ")
 
 
 def test_it_opens_with_two_commands_that_set_themselves_up() -> None:
@@ -58,12 +95,18 @@ def test_the_commands_and_the_snippets_run(
         shutil.copy(ROOT / "models" / "fmnist_resnet20.onnx", tmp_path / name)
     np.savez(tmp_path / "feeds.npz", image=np.zeros((4, 1, 28, 28), np.float32))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     tasks = [command for command in commands() if command.startswith("onnx-prune ")]
     assert len(tasks) > 8
     for task in tasks:
         with pytest.raises(SystemExit) as leave:
             main(shlex.split(task)[1:])
-        assert leave.value.code == 0, (task, capsys.readouterr().err)
+        said = capsys.readouterr()
+        assert leave.value.code == 0, (task, said.err)
+        if task.startswith("onnx-prune explain"):
+            page = "\n".join(line.rstrip() for line in said.out.splitlines())
+            assert f"```sh\n{task}\n```\n\n```text\n{page}\n```" in README, "README shows another output"
     scope: dict[str, Any] = {}
     api, replay = blocks("python")
     exec(api, scope)

@@ -1,6 +1,7 @@
 """Prune every one of ONNX's test cases as a whole model, and prove every cut.
 
     python tools/conformance.py [--match 'attention*'] [--jobs 2] [--ratio 0.5] [--all]
+    python -m tools.conformance --readme        puts the counts into README, too
 
 The cases are those of single nodes, and the models that come with onnx: its light ones, those converted
 from PyTorch (of opset 6, which are converted to opset 7), and the simple ones.  Each is taken three
@@ -250,8 +251,9 @@ def supervised(names: list[str], ratio: float) -> list[Row]:
 @click.option("--ratio", default=0.5)
 @click.option("--jobs", default=2)
 @click.option("--all", "show_all", is_flag=True, help="A line for every case.")
+@click.option("--readme", is_flag=True, help="Write the counts into README, too; of all cases.")
 @click.option("--worker", is_flag=True, hidden=True)
-def main(match: str, ratio: float, jobs: int, show_all: bool, worker: bool) -> None:
+def main(match: str, ratio: float, jobs: int, show_all: bool, readme: bool, worker: bool) -> None:
     """Run all cases, or as a worker those named on stdin."""
     if worker:
         for name in sys.stdin.read().split():
@@ -273,6 +275,11 @@ def main(match: str, ratio: float, jobs: int, show_all: bool, worker: bool) -> N
             f"{kind}, {form}: {sum(counts.values())} models: "
             + ", ".join(f"{n} {s}" for s, n in counts.most_common())
         )
+    if readme:
+        from tools import coverage
+
+        models = {case.name: case.model for case in cases() if case.name.startswith("test_")}
+        coverage.write(rows, models, onnx.defs.onnx_opset_version())
     sys.exit(any(row.status in _BAD for row in rows))
 
 

@@ -1,10 +1,10 @@
-"""Write README's table of operators from the registry of rules.
+"""Write README's tables of operators from the registry of rules and onnx's schemas.
 
-    python -m tools.operators            put the table between the two markers
+    python -m tools.operators            put the tables between the two markers
     python -m tools.operators --check    change nothing; exit code 1 if README is out of date
 
-The first marker names the opset that the table was made with, so that a newer onnx alone does not make it
-out of date.
+The first marker names the opset that the tables were made with, so that a newer onnx alone does not make
+them out of date.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ README = Path(__file__).parent.parent / "README.md"
 OLDEST = 7
 _PLACE = re.compile(r"<!-- operators: opset (\d+) -->\n.*?<!-- end of operators -->\n", re.DOTALL)
 _LETTER = re.compile(r"([*~]?)[a-z]\w*")
+_MEANING = {
+    "exact": "cutting is the same as masking",
+    "mixed": "axes marked `~` are cut only with `--mixed`",
+    "held": "nothing is cut around them",
+    "none": "no rule: they keep what they touch",
+    "no need": "stored values and shapes, which have no channels of their own",
+}
+_NO_NEED = ("Constant", "Shape", "Size")
 
 
 def forms(name: str, newest: int) -> list[int]:
@@ -47,18 +55,65 @@ def kind(rule: str) -> str:
     return "mixed" if "~" in marks else "exact" if "" in marks else "held"
 
 
-def table(newest: int) -> Iterator[str]:
-    """The lines of the table, by operator."""
+def kind_of(domain: str, name: str) -> str:
+    """What can be cut around an operator that has a rule."""
+    return kind(_rule(domain, name))
+
+
+def classes(newest: int) -> dict[str, dict[str, list[str]]]:
+    """For each class the operators of onnx's own domain that are in force at an opset, and of others."""
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in _MEANING}
+    for domain, name in sorted(RULES):
+        found[kind_of(domain, name)].setdefault(domain or "ai.onnx", []).append(name)
+    for name in sorted(in_force(newest)):
+        if ("", name) not in RULES:
+            found["no need" if name in _NO_NEED else "none"].setdefault("ai.onnx", []).append(name)
+    return found
+
+
+def in_force(newest: int) -> set[str]:
+    """The operators of onnx's own domain that are not deprecated at an opset."""
+    latest: dict[str, onnx.defs.OpSchema] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "" and schema.since_version <= newest:
+            known = latest.get(schema.name)
+            if known is None or schema.since_version > known.since_version:
+                latest[schema.name] = schema
+    return {name for name, schema in latest.items() if not schema.deprecated}
+
+
+def summary(newest: int) -> Iterator[str]:
+    """How many operators are in each class, and which."""
+    found, known = classes(newest), in_force(newest)
+    ours = {kind: len(known & set(domains.get("ai.onnx", ()))) for kind, domains in found.items()}
+    vendor = sum(domain != "" for domain, _ in RULES)
+    yield f"Of the {len(known)} operators of ONNX's own domain at opset {newest}, {ours['exact']} are exact,"
+    yield f"{ours['mixed']} mixed and {ours['held']} held; {ours['none']} have no rule, and {ours['no need']}"
+    yield f"need none. Besides, {vendor} of com.microsoft have one."
+    yield ""
+    yield "| class | ai.onnx | com.microsoft |"
+    yield "|---|---|---|"
+    for name, domains in found.items():
+        cells = (", ".join(domains.get(domain, ())) for domain in ("ai.onnx", "com.microsoft"))
+        yield f"| *{name}*: {_MEANING[name]} | {' | '.join(cells)} |"
+
+
+def rules(newest: int) -> Iterator[str]:
+    """The lines of the table of rules, by operator."""
     yield "| operator | opsets | rule | |"
     yield "|---|---|---|---|"
     for domain, name in sorted(RULES):
-        rule = (RULES[domain, name].__doc__ or "").splitlines()[0]
+        rule = _rule(domain, name)
         since = "" if domain else ", ".join(map(str, forms(name, newest)))
         yield f"| {domain and domain + '.'}{name} | {since} | `{rule}` | {kind(rule)} |"
 
 
+def _rule(domain: str, name: str) -> str:
+    return (RULES[domain, name].__doc__ or "").splitlines()[0]
+
+
 def written(text: str, newest: int | None = None) -> str:
-    """README's text with the table in its place, made for the opset named there or for another.
+    """README's text with the tables in their place, made for the opset named there or for another.
 
     Raises:
         ValueError: the markers are not there.
@@ -67,19 +122,24 @@ def written(text: str, newest: int | None = None) -> str:
     if found is None:
         raise ValueError("README has no '<!-- operators: opset N -->' and '<!-- end of operators -->'")
     opset = int(found[1]) if newest is None else newest
-    lines = "\n".join(table(opset))
-    block = f"<!-- operators: opset {opset} -->\n\n{lines}\n\n<!-- end of operators -->\n"
-    return text[: found.start()] + block + text[found.end() :]
+    block = (
+        f"<!-- operators: opset {opset} -->",
+        *("", *summary(opset), ""),
+        *("<details>", "<summary>The rule of every operator</summary>", ""),
+        *(*rules(opset), "", "</details>", ""),
+        "<!-- end of operators -->\n",
+    )
+    return text[: found.start()] + "\n".join(block) + text[found.end() :]
 
 
 @click.command(help=__doc__)
 @click.option("--check", is_flag=True, help="Only say whether README is up to date.")
 def main(check: bool) -> None:
-    """Write the table, or check it."""
+    """Write the tables, or check them."""
     text = README.read_text()
     if check:
         if written(text) != text:
-            sys.exit("README's table of operators is out of date; run python -m tools.operators")
+            sys.exit("README's tables of operators are out of date; run python -m tools.operators")
         return
     README.write_text(written(text, onnx.defs.onnx_opset_version()))
 

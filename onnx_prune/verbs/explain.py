@@ -2,50 +2,78 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from onnx_prune.command import Option, command, printing
+from onnx_prune.command import Choice, Option, command, printing
 from onnx_prune.paths import require_file
-from onnx_prune.words import plain, some
+from onnx_prune.settings import ATTENTION, Budget
+from onnx_prune.working import working
 
 ABOUT = """
-Say what can be cut of a model, and why the rest stays whole. Nothing is cut or
-written.
+Say what can be cut of a model, and why the rest stays whole: all groups of
+channels that must go together with what stands on them, and everything that is
+held, by reason. Nothing is cut or written.
 """
 CLOSING = """
 Examples:
   onnx-prune explain in.onnx
-      all groups, and everything that is held
-  onnx-prune explain in.onnx --json | jq .held
-      the same for a script
+      what can be cut, and what could be won elsewhere
+  onnx-prune explain in.onnx --why fc.weight
+      why this layer is not cut, or what it goes with
+  onnx-prune explain in.onnx --mixed
+      the same where channels that a norm is taken over are cut, too
+  onnx-prune explain in.onnx --json | jq '.held[].why'
+      for a script
 """
+_ASKED, _CUT, _OUTPUT = "What is asked", "What would be cut", "Output"
 PARAMS: list[click.Parameter] = [
     click.Argument(["source"], metavar="IN.onnx", required=False),
-    Option(["--json", "as_json"], section="Output", is_flag=True, help="Print one JSON document."),
+    Option(
+        ["--why", "about"],
+        section=_ASKED,
+        metavar="NAME[:DIM]",
+        help="Show the nodes by which a weight, a tensor or a node's weights are held or coupled.",
+    ),
+    Option(
+        ["--mixed"],
+        section=_CUT,
+        is_flag=True,
+        help="Also channels that a mean or norm is taken over, such as a transformer's width.",
+    ),
+    Option(
+        ["--attention"],
+        section=_CUT,
+        type=Choice(*ATTENTION),
+        metavar="WHAT",
+        default=Budget().attention,
+        help=f"Of heads times head size: {', '.join(ATTENTION)}; {Budget().attention} unless given.",
+    ),
+    Option(["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print one JSON document."),
+    Option(["-v", "--verbose"], section=_OUTPUT, is_flag=True, help="Show every group, reason and step."),
 ]
 
 
 @command(usage="IN.onnx [options]", about=ABOUT, closing=CLOSING, params=PARAMS)
-def explain(source: str | None, as_json: bool) -> None:
+def explain(**given: Any) -> None:
     """Say what can be cut, and why the rest stays whole."""
-    from onnx_prune.working import working
-
-    if source is None:
+    if given["source"] is None:
         raise click.UsageError("name the model to explain")
-    require_file(Path(source))
-    with working(shown=not as_json) as progress:
+    require_file(Path(given["source"]))
+    with working(shown=not given["as_json"]) as progress:
         progress("coupling")
         from onnx_prune.explanation import explain
 
-        found = explain(source)
+        found = explain(
+            given["source"], Budget(mixed=given["mixed"], attention=given["attention"]), given["about"]
+        )
+    from onnx_prune.page import console
+    from onnx_prune.show_explanation import as_json, show
+
     with printing():
-        if as_json:
-            click.echo(json.dumps(found.to_dict(), indent=2))
-            return
-        for name, size in found.groups:
-            click.echo(f"{plain(name)}: {some(size, 'channel')}")
-        for weight, dim, why in found.held:
-            click.echo(f"{plain(weight)} dim {dim} is held: {plain(why)}")
+        if given["as_json"]:
+            click.echo(as_json(found))
+        else:
+            show(found, console(), given["verbose"])
