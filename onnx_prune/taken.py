@@ -47,13 +47,13 @@ def settled(
 
 def _always(taken: bool, model: onnx.ModelProto, results: set[str]) -> onnx.ModelProto:
     """A copy in which each If that makes one of these results takes the same branch every time."""
-    settled = onnx.ModelProto()
-    settled.CopyFrom(model)
-    settled.graph.initializer.append(onnx.numpy_helper.from_array(np.array(taken), _NAME))
-    for node in within(settled.graph.node):
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.initializer.append(onnx.numpy_helper.from_array(np.array(taken), _NAME))
+    for node in within(fixed.graph.node):
         if node.op_type == "If" and node.output[0] in results:
             node.input[0] = _NAME
-    return settled
+    return fixed
 
 
 def _is_cut(bound: Bound, plan: Plan) -> bool:
