@@ -13,14 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
+from onnx_prune.assignments import BATCHES, SINGLE, Shape, assignments, element, pinned
 from onnx_prune.graph import Graph
 from onnx_prune.runtime import RunError, Session, random_feeds
 
-Shape = tuple[int, ...]
 _SMALL = 1024  # elements: shape operands and index tables stay in the skeleton, weights do not
-_BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
-_SINGLE = ((1, 1),)
-_SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32, 128)  # images often want a multiple of the network's stride, sound more than a window
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
 _VALUE_SHAPED = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop", "Range"}
@@ -34,11 +31,13 @@ class Shapes:
         inputs: shapes given to the graph's inputs, to the elements of those that are sequences.
         known: shape of every tensor that is known.
         types: element type (TensorProto.DataType) of every tensor that is known.
+        others: names of sequences, maps and optionals, which have no shape.
     """
 
     inputs: dict[str, Shape]
     known: dict[str, Shape] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
+    others: set[str] = field(default_factory=set)
 
 
 def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
@@ -52,14 +51,14 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     best: list[Shapes] = []
     first: list[Shapes] = []
     least = 0
-    pinned = _pinned(graph)
-    tries = [(scale, batches) for scale in _SCALES for batches in (_BATCHES, _SINGLE)[: 1 + pinned]]
+    fixed_too = pinned(graph)
+    tries = [(scale, batches) for scale in _SCALES for batches in (BATCHES, SINGLE)[: 1 + fixed_too]]
     for scale, batches in tries:
-        assigned = list(_assignments(graph, scale, batches))
+        assigned = list(assignments(graph, scale, batches))
         if best and assigned[0] == best[0].inputs:  # no axis but that of the batch is dynamic
             break
         found = [_static(graph, inputs) for inputs in assigned]
-        missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
+        missing = [n for n in _names(graph) if any(n not in s.known and n not in s.others for s in found)]
         fixed = len(found) == 1
         told_by_values = (missing or not fixed) and _value_shaped(graph)
         if missing and fixed and told_by_values:
@@ -68,7 +67,7 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
         try:
             for shapes, noises in zip(found, _NOISES, strict=False):
                 _probe(graph, shapes, missing, noises)
-            if pinned and not missing:
+            if fixed_too and not missing:
                 Session(graph.model, graph.folder).run(random_feeds(graph.inputs, found[0].inputs))
         except RunError:
             if not fixed and (best or (scale, batches) != tries[-1]):
@@ -86,13 +85,6 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     if len(best) == 1 or best[0].known == best[1].known:
         return best[0], None
     return best[0], best[1]
-
-
-def _pinned(graph: Graph) -> bool:
-    """Whether some inputs have fixed dims while others are dynamic, which they may contradict."""
-    dims = [_element(value.type).shape.dim for value in graph.inputs]
-    fixed = [all(d.dim_value > 0 for d in mine) for mine in dims if len(mine) > 1]
-    return any(fixed) and not all(fixed)
 
 
 def _value_shaped(graph: Graph) -> bool:
@@ -131,49 +123,6 @@ def _names(graph: Graph) -> list[str]:
     return [name for node in graph.nodes if node.op != "Constant" for name in node.outputs if name]
 
 
-def _assignments(
-    graph: Graph, scale: int, batches: tuple[tuple[int, int], ...]
-) -> Iterator[dict[str, Shape]]:
-    """Input shapes with a prime for every dynamic axis; one assignment if there is none."""
-    names: dict[str, list[int]] = {"batch": [], "size": []}
-    symbols: dict[str, tuple[str, int]] = {}
-    layout: dict[str, list[int | str]] = {}
-    for value in graph.inputs:
-        row: list[int | str] = []
-        for j, dim in enumerate(_element(value.type).shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
-                row.append(dim.dim_value)
-                continue
-            symbol = dim.dim_param or f"{value.name}:{j}"
-            kind = "batch" if j == 0 else "size"
-            if symbol not in symbols:
-                symbols[symbol] = (kind, len(names[kind]))
-                names[kind].append(j)
-            row.append(symbol)
-        layout[value.name] = row
-    for which in (0, 1) if symbols else (0,):
-
-        def prime(entry: int | str, which: int = which) -> int:
-            if isinstance(entry, int):
-                return entry
-            kind, j = symbols[entry]
-            if kind == "batch":
-                return batches[j % len(batches)][which]
-            return _SIZES[j % len(_SIZES)][which] * scale
-
-        yield {name: tuple(map(prime, row)) for name, row in layout.items()}
-
-
-def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
-    """The tensors of a sequence or optional, or the tensor itself."""
-    while not kind.HasField("tensor_type"):
-        inner = kind.optional_type if kind.HasField("optional_type") else kind.sequence_type
-        if not inner.HasField("elem_type"):  # a map, or no type at all
-            break
-        kind = inner.elem_type
-    return kind.tensor_type
-
-
 def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
     """The model without its large weights (their shapes stay, as inputs) and with fixed inputs."""
     source = graph.model
@@ -209,7 +158,7 @@ def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfo
     sizes = {
         dim.dim_param: n
         for value in graph.inputs
-        for dim, n in zip(_element(value.type).shape.dim, inputs[value.name], strict=True)
+        for dim, n in zip(element(value.type).shape.dim, inputs[value.name], strict=True)
         if dim.dim_param
     }
     foreign = {name for node in graph.nodes if node.domain for name in node.outputs}
@@ -231,7 +180,10 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
     model = onnx.shape_inference.infer_shapes(_skeleton(graph, inputs), data_prop=True)
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+    told = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    kinds = ((value.name, value.type.WhichOneof("value")) for value in (*told, *graph.model.graph.output))
+    shapes.others.update(name for name, kind in kinds if kind not in (None, "tensor_type"))
+    for value in told:
         kind = value.type.tensor_type
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type

@@ -19,7 +19,7 @@ LAYERS = [
     {"relation", "wire", "settings", "wellformed", "atomic", "paths"},
     {"unify", "pattern", "tensors", "restate", "command", "working"},
     {"rules", "graph", "runtime", "options", "files"},
-    {"shapes", "fold", "computed", "codes", "zeros"},
+    {"assignments", "shapes", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},
