@@ -14,7 +14,7 @@ from tests.commute import Array, Case, RefusedError, check
 from tests.node_cases import node_cases
 
 MICROSOFT = "com.microsoft"
-FAMILIES = ("linear_recurrence", "experts", "spectrum", "selected", "vendor", "quantized_table")
+FAMILIES = ("linear_recurrence", "experts", "spectrum", "selected", "vendor", "embedding")
 # Results that are positions, or depend on all values at once: nothing may be cut.
 HELD = {
     "NegativeLogLikelihoodLoss",
