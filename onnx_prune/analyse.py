@@ -215,7 +215,7 @@ class _Analysis:
             why = f"{node.label} draws at random inside a body, which is not repeated"
         elif not has_rule(node.type, node.domain):
             why = f"no rule for {node.op} ({node.label})"
-        elif not self.shapes.lists.isdisjoint(names):
+        elif not self.shapes.others.isdisjoint(names):
             why = f"{node.label} works on a sequence, which is not looked into"
         elif any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"

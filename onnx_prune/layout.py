@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
+from onnx_prune.assignments import element
 from onnx_prune.graph import Graph
 from onnx_prune.nodes import Node
 
@@ -85,16 +86,6 @@ def probing(
         model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     return model
-
-
-def element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
-    """The tensors of a sequence or optional, or the tensor itself."""
-    while not kind.HasField("tensor_type"):
-        inner = kind.optional_type if kind.HasField("optional_type") else kind.sequence_type
-        if not inner.HasField("elem_type"):  # a map, or no type at all
-            break
-        kind = inner.elem_type
-    return kind.tensor_type
 
 
 def _laid_out(nodes: Sequence[Node], step: int | None) -> Iterator[onnx.NodeProto]:

@@ -13,14 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
+from onnx_prune.assignments import BATCHES, SINGLE, Shape, assignments, pinned
 from onnx_prune.graph import Graph
-from onnx_prune.layout import element, probing, skeleton
+from onnx_prune.layout import probing, skeleton
 from onnx_prune.runtime import RunError, Session, random_feeds
 
-Shape = tuple[int, ...]
-_BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
-_SINGLE = ((1, 1),)
-_SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32, 128)  # images often want a multiple of the network's stride, sound more than a window
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
 # The step of loops at which their bodies are looked at, at each assignment: sizes may differ from step to
@@ -37,13 +34,13 @@ class Shapes:
         inputs: shapes given to the graph's inputs, to the elements of those that are sequences.
         known: shape of every tensor that is known.
         types: element type (TensorProto.DataType) of every tensor that is known.
-        lists: values that are no tensors but sequences, maps or optionals.
+        others: names of sequences, maps and optionals, which have no shape.
     """
 
     inputs: dict[str, Shape]
     known: dict[str, Shape] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
-    lists: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
 
 
 def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
@@ -59,16 +56,16 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     best: list[Shapes] = []
     first: list[Shapes] = []
     least = 0
-    pinned = _pinned(graph)
-    tries = [(scale, batches) for scale in _SCALES for batches in (_BATCHES, _SINGLE)[: 1 + pinned]]
+    fixed_too = pinned(graph)
+    tries = [(scale, batches) for scale in _SCALES for batches in (BATCHES, SINGLE)[: 1 + fixed_too]]
     for scale, batches in tries:
-        assigned = list(_assignments(graph, scale, batches))
+        assigned = list(assignments(graph, scale, batches))
         fixed = len(assigned) == 1
         if best and assigned[0] == best[0].inputs:  # no axis but that of the batch is dynamic
             break
         for steps in _STEPS[0 if loops else 1 if inside else 2 :]:
             found = list(_found(graph, assigned, steps))
-            tensors = [name for name in _names(graph) if name not in found[0].lists]
+            tensors = [name for name in _names(graph) if name not in found[0].others]
             missing = [n for n in tensors if any(n not in shapes.known for shapes in found)]
             told_by_values = (missing or not fixed) and _value_shaped(graph)
             if missing and len(found) == 1 and told_by_values:
@@ -79,7 +76,7 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
             try:
                 for shapes, noises, step in zip(found, _NOISES, steps, strict=False):
                     _probe(graph, shapes, missing, noises, step)
-                if pinned and not missing:
+                if fixed_too and not missing:
                     Session(graph.model, graph.folder).run(random_feeds(graph.inputs, found[0].inputs))
             except RunError:
                 continue
@@ -106,13 +103,6 @@ def _found(graph: Graph, assigned: list[dict[str, Shape]], steps: tuple[int | No
         assigned = assigned * 2
     for inputs, step in zip(assigned, steps, strict=False):
         yield _static(graph, inputs, step or 0)
-
-
-def _pinned(graph: Graph) -> bool:
-    """Whether some inputs have fixed dims while others are dynamic, which they may contradict."""
-    dims = [element(value.type).shape.dim for value in graph.inputs]
-    fixed = [all(d.dim_value > 0 for d in mine) for mine in dims if len(mine) > 1]
-    return any(fixed) and not all(fixed)
 
 
 def _value_shaped(graph: Graph) -> bool:
@@ -151,39 +141,6 @@ def _names(graph: Graph) -> list[str]:
     return [name for node in graph.nodes if node.op != "Constant" for name in node.outputs if name]
 
 
-def _assignments(
-    graph: Graph, scale: int, batches: tuple[tuple[int, int], ...]
-) -> Iterator[dict[str, Shape]]:
-    """Input shapes with a prime for every dynamic axis; one assignment if there is none."""
-    names: dict[str, list[int]] = {"batch": [], "size": []}
-    symbols: dict[str, tuple[str, int]] = {}
-    layout: dict[str, list[int | str]] = {}
-    for value in graph.inputs:
-        row: list[int | str] = []
-        for j, dim in enumerate(element(value.type).shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
-                row.append(dim.dim_value)
-                continue
-            symbol = dim.dim_param or f"{value.name}:{j}"
-            kind = "batch" if j == 0 else "size"
-            if symbol not in symbols:
-                symbols[symbol] = (kind, len(names[kind]))
-                names[kind].append(j)
-            row.append(symbol)
-        layout[value.name] = row
-    for which in (0, 1) if symbols else (0,):
-
-        def prime(entry: int | str, which: int = which) -> int:
-            if isinstance(entry, int):
-                return entry
-            kind, j = symbols[entry]
-            if kind == "batch":
-                return batches[j % len(batches)][which]
-            return _SIZES[j % len(_SIZES)][which] * scale
-
-        yield {name: tuple(map(prime, row)) for name, row in layout.items()}
-
-
 def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
     """What onnx's own inference finds without running anything, at a step of loops."""
     tensors = [value.name for value in graph.inputs if value.type.HasField("tensor_type")]
@@ -192,10 +149,11 @@ def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
     model = onnx.shape_inference.infer_shapes(skeleton(graph, inputs, step), data_prop=True)
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+    told = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    kinds = ((value.name, value.type.WhichOneof("value")) for value in (*told, *graph.model.graph.output))
+    shapes.others.update(name for name, kind in kinds if kind not in (None, "tensor_type"))
+    for value in told:
         kind = value.type.tensor_type
-        if value.type.WhichOneof("value") not in (None, "tensor_type", "sparse_tensor_type"):
-            shapes.lists.add(value.name)
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
         # inference subtracts a window from a signal that is shorter, and goes on

@@ -186,3 +186,14 @@ def test_what_nothing_runs_keeps_two_batches() -> None:
     coupling = analyse(model)
     assert coupling.probe is not None
     assert (coupling.shapes.known["x"], coupling.probe.known["x"]) == ((2, 4), (3, 4))
+
+
+def test_a_sequence_has_no_shape_and_is_not_asked_for_one() -> None:
+    """The graph is run for the shapes behind an operator that inference does not know."""
+    attrs = {"imputed_value_floats": [0.0], "replaced_value_float": float("nan")}
+    filled = helper.make_node("Imputer", ["x"], ["f"], domain="ai.onnx.ml", **attrs)
+    nodes = [filled, "s = SequenceConstruct(f)", "h = MatMul(f, w)", "r = Relu(h)", "y = MatMul(r, v)"]
+    weights = {"w": noise(4, 6), "v": noise(6, 3)}
+    model = build(nodes, weights, {"x": ["n", 4]}, {"y": ["n", 3]}, domains=["ai.onnx.ml"])
+    model.graph.output.append(helper.make_value_info("s", helper.make_sequence_type_proto(tensor())))
+    assert [group.size for group in analyse(model).groups] == [6]

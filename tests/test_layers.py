@@ -20,7 +20,7 @@ LAYERS = [
     {"unify", "pattern", "tensors", "restate", "command", "working", "page"},
     {"rules", "flatten", "runtime", "options", "files"},
     {"graph"},
-    {"shapes", "layout", "fold", "computed", "codes", "zeros"},
+    {"assignments", "shapes", "layout", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},

@@ -14,7 +14,7 @@ from tests.commute import Array, Case, RefusedError, check
 from tests.node_cases import node_cases
 
 MICROSOFT = "com.microsoft"
-FAMILIES = ("linear_recurrence", "experts", "spectrum", "selected", "vendor")
+FAMILIES = ("linear_recurrence", "experts", "spectrum", "selected", "vendor", "embedding")
 # Results that are positions, or depend on all values at once: nothing may be cut.
 HELD = {
     "NegativeLogLikelihoodLoss",
@@ -50,6 +50,7 @@ EXPERTS = [f(7, 8), f(7, 4), f(4, 16, 8), f(4, 16), f(4, 8, 16), f(4, 8)]
 GATED = [f(7, 8), f(7, 4), f(4, 32, 8), f(4, 32), f(4, 8, 16), f(4, 8)]
 BOXES = np.array([[0, 0, 0.5, 0.5], [0.1, 0.2, 0.9, 0.8]], np.float32)
 PICKED = np.random.default_rng(0).integers(0, 3, (4, 2))
+TABLE = np.random.default_rng(1).integers(0, 255, (9, 64)).astype(np.uint8)
 CASES = [
     *(
         case(name, arrays, 2, outputs=2, activation=activation)
@@ -112,6 +113,16 @@ CASES = [
         N=32,
         block_size=64,
         quant_type=1,
+    ),
+    *(
+        vendor(
+            "GatherBlockQuantized", [TABLE, PICKED, *scales], cut, bits=bits, block_size=16, quantize_axis=-1
+        )
+        for bits, cut, scales in (
+            (8, 3, (np.abs(f(9, 4)), 120 + np.abs(f(9, 4)).astype(np.uint8))),
+            (8, 2, (np.abs(f(9, 4)),)),
+            (4, 2, (np.abs(f(9, 8)), np.full((9, 4), 0x78, np.uint8))),
+        )
     ),
     vendor("CDist", [f(5, 3), f(4, 3)], 2, metric="sqeuclidean"),
 ]
