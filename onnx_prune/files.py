@@ -26,6 +26,7 @@ __all__ = ["load", "save", "terminable"]
 
 _RELEASE = 1 << 24  # bytes parsed between two times that the map's pages are given back
 PROTOBUF_LIMIT = 2**31 - 1
+_DEEPEST = 100  # messages in messages that protobuf reads
 INLINE_BELOW = 1024
 _RAW_DATA = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
@@ -77,7 +78,14 @@ def _parse(file: Path) -> ModelProto:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                 if bytes(view[:8]) == b"version ":
                     raise InputError("is a Git LFS pointer, not the model; run git lfs pull")
-                _parse_piecewise(model, mapped, view)
+                try:
+                    _parse_piecewise(model, mapped, view)
+                except DecodeError:
+                    if _depth(view) > _DEEPEST:
+                        raise InputError(
+                            f"subgraphs over {_DEEPEST} messages deep, more than protobuf reads; flatten"
+                        ) from None
+                    raise
     except FileNotFoundError:
         raise InputError("no such file; check the path") from None
     except OSError as error:
@@ -85,6 +93,12 @@ def _parse(file: Path) -> ModelProto:
     except DecodeError:
         raise InputError("not an ONNX model, or cut short; export or copy it again") from None
     return model
+
+
+def _depth(view: memoryview) -> int:
+    with suppress(ValueError):
+        return wire.depth(view)
+    return 0
 
 
 def _parse_piecewise(model: ModelProto, mapped: mmap.mmap, view: memoryview) -> None:

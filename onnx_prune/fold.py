@@ -23,6 +23,7 @@ from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
 SMALL = 64
+_MOST = 1 << 20  # elements of a vector of integers: a Range of a few bytes may ask for terabytes
 _INTEGERS = {
     onnx.TensorProto.BOOL,
     onnx.TensorProto.INT8,
@@ -96,6 +97,8 @@ class Folded:
             if node.op == "DequantizeLinear" and product(shape) > 1:
                 return False  # a weight, however small and integer its stored form is
             if not small_integers(shape, shapes.types[name]) and product(shape) > SMALL:
+                return False
+            if product(shape) > _MOST:
                 return False
             if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
                 return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers

@@ -76,9 +76,10 @@ def pinned(model: onnx.ModelProto, nodes: Sequence[Node], types: dict[str, int])
     Args:
         model: a cut or masked model; it has the original's node outputs.
         nodes: the original's random nodes.
-        types: element type (TensorProto.DataType) of their outputs.
+        types: element type (TensorProto.DataType) of their outputs; a node without one comes after what
+            the runtime lacks, and stays.
     """
-    names = {node.outputs[0] for node in nodes}
+    names = {node.outputs[0] for node in nodes} & types.keys()
     fresh: list[onnx.NodeProto] = []
     for node in model.graph.node:
         for attribute in node.attribute:

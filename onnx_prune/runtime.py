@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
-from onnx_prune.errors import PruneError
+from onnx_prune.errors import InputError, PruneError
+from onnx_prune.memory import available
+from onnx_prune.words import human
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -27,6 +30,8 @@ _MISSING = (
 )
 
 
+_ALLOCATION = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+_PATIENCE = 12  # seconds that a model with a loop in it may run
 _TENSOR = re.compile(r"tensor\((\w+)\)")
 
 
@@ -75,6 +80,7 @@ class Session:
         if not optimize:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nobody is timing
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._loops = _has_loop(model)
         self._weights: list[Any] = []  # onnxruntime reads them where they are
         try:
             self._session = ort.InferenceSession(
@@ -91,11 +97,40 @@ class Session:
         return {name: _element(kind[1]) for name, kind in kinds.items() if kind}
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
-        """The outputs by name, in the order asked (all of them by default)."""
+        """The outputs by name, in the order asked (all of them by default).
+
+        Raises:
+            RunError: onnxruntime fails.
+            InputError: the model asks for more memory than there is, or a loop of it does not end.
+        """
+        options, stopped = ort.RunOptions(), threading.Event()
+
+        def stop() -> None:
+            stopped.set()
+            options.terminate = True
+
+        watch = threading.Timer(_PATIENCE, stop) if self._loops else None
+        if watch:
+            watch.daemon = True
+            watch.start()
         try:
-            return list(self._session.run(list(outputs or self.outputs), dict(feeds)))
+            return list(self._session.run(list(outputs or self.outputs), dict(feeds), options))
         except Exception as error:  # as above
+            if stopped.is_set():
+                raise InputError(
+                    f"the model ran for {_PATIENCE} seconds and was stopped: a Loop in it may never end; "
+                    "give it fewer turns"
+                ) from None
+            asked = _ALLOCATION.search(str(error))
+            if asked and int(asked[1]) > available():
+                raise InputError(
+                    f"the model asks for more memory ({human(int(asked[1]), 'B')} at once) than there is; "
+                    "give it smaller inputs or sizes"
+                ) from None
             raise RunError(f"onnxruntime fails while running the model: {_one_line(error)}") from None
+        finally:
+            if watch:
+                watch.cancel()
 
     def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
         """The model with its large weights handed to onnxruntime as arrays.
@@ -119,6 +154,19 @@ class Session:
         self._weights = [ort.OrtValue.ortvalue_from_numpy(tensors.read(t)) for t in large]
         options.add_external_initializers([t.name for t in large], self._weights)
         return slim
+
+
+def _has_loop(model: onnx.ModelProto) -> bool:
+    """Whether there is a Loop anywhere; Scan ends with its operand."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while nodes:
+        node = nodes.pop()
+        if node.op_type == "Loop":
+            return True
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                nodes.extend(body.node)
+    return False
 
 
 def _plain(tensor: onnx.TensorProto) -> bool:

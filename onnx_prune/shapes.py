@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from onnx_prune.graph import Graph
+from onnx_prune.memory import require_fits
 from onnx_prune.runtime import RunError, Session, random_feeds
 
 Shape = tuple[int, ...]
 _SMALL = 1024  # elements: shape operands and index tables stay in the skeleton, weights do not
+_LONG = 1 << 18  # of a vector: inference with values makes one of each entry, though it be 2^60 of them
 _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
@@ -45,10 +47,15 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
 
     Where the runtime refuses every assignment (custom operators), what inference found is returned;
     tensors without a shape are then missing.
+
+    Raises:
+        InputError: the graph would have to be run, and needs more memory than there is, or does not end.
     """
     for scale in _SCALES:
         found = [_static(graph, inputs) for inputs in _assignments(graph, scale)]
         missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
+        if missing and scale == 1:
+            require_fits(found[0].known, found[0].types)
         if missing and len(found) == 1 and _value_shaped(graph):
             found.append(replace(found[0], known=dict(found[0].known)))
         try:
@@ -193,14 +200,22 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
     for name, tensor in graph.weights.items():
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
-    model = onnx.shape_inference.infer_shapes(_skeleton(graph, inputs), data_prop=True)
+    skeleton = _skeleton(graph, inputs)
+    _read(onnx.shape_inference.infer_shapes(skeleton), shapes)
+    short = all(len(shape) != 1 or shape[0] <= _LONG for shape in shapes.known.values())
+    if short and any(name not in shapes.known for name in _names(graph)):
+        _read(onnx.shape_inference.infer_shapes(skeleton, data_prop=True), shapes)
+    return shapes
+
+
+def _read(model: onnx.ModelProto, shapes: Shapes) -> None:
+    """Take over what inference found."""
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
         if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
             shapes.known.setdefault(value.name, tuple(d.dim_value for d in kind.shape.dim))
-    return shapes
 
 
 def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...]) -> None:

@@ -48,7 +48,8 @@ def check_names(model: ModelProto) -> None:
     """Require that every value is made once, before it is used, in subgraphs and functions too.
 
     Raises:
-        InputError: An input or output that nobody makes, or a name made twice.
+        InputError: An input or output that nobody makes, a name made twice, or an operator of a domain of
+            which no opset is imported.
 
     Example:
         >>> from onnx import helper
@@ -57,19 +58,27 @@ def check_names(model: ModelProto) -> None:
         Traceback (most recent call last):
         onnx_prune.errors.InputError: node Relu 'act': nobody makes its input 'x'; re-export the model
     """
-    _check_graph(model.graph, ())
+    domains = {_domain(entry.domain) for entry in model.opset_import}
+    if model.ir_version <= 2:
+        domains.add("")  # what models had before they named their opset
+    _check_graph(model.graph, (), domains)
     for function in model.functions:
-        _check_nodes(function, dict.fromkeys(function.input, ""), function.output, ())
+        inside = {_domain(entry.domain) for entry in function.opset_import} or domains
+        _check_nodes(function, dict.fromkeys(function.input, ""), function.output, (), inside)
 
 
-def _check_graph(graph: GraphProto, outer: tuple[Mapping[str, str], ...]) -> None:
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _check_graph(graph: GraphProto, outer: tuple[Mapping[str, str], ...], domains: set[str]) -> None:
     stored: dict[str, str] = {}
     for name in [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]:
         if name in stored:
             raise InputError(f"two initializers are called {name!r}; re-export the model")
         stored[name] = ""
     made = dict.fromkeys((value.name for value in graph.input), "") | stored
-    _check_nodes(graph, made, [value.name for value in graph.output], outer)
+    _check_nodes(graph, made, [value.name for value in graph.output], outer, domains)
 
 
 def _check_nodes(
@@ -77,6 +86,7 @@ def _check_nodes(
     made: dict[str, str],
     outputs: Iterable[str],
     outer: tuple[Mapping[str, str], ...],
+    domains: set[str],
 ) -> None:
     """Follow the nodes in order; `made` holds each value so far and who made it ("": no node).
 
@@ -84,6 +94,11 @@ def _check_nodes(
     """
     scopes = (made, *outer)
     for node in graph.node:
+        if _domain(node.domain) not in domains:
+            raise InputError(
+                f"node {_label(node)}: no opset is imported for its domain {node.domain or 'ai.onnx'!r}; "
+                "re-export the model"
+            )
         for name in node.input:
             if name and not any(name in scope for scope in scopes):
                 later = any(name in other.output for other in graph.node)
@@ -92,7 +107,7 @@ def _check_nodes(
                 raise InputError(f"node {_label(node)}: {who} its input {name!r}; {way_out}")
         for attribute in node.attribute:
             for subgraph in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
-                _check_graph(subgraph, scopes)
+                _check_graph(subgraph, scopes, domains)
         for name in filter(None, node.output):
             if name in made:
                 first = f"node {made[name]}" if made[name] else "an input or initializer"

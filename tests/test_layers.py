@@ -16,10 +16,10 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words"},
-    {"relation", "wire", "settings", "wellformed", "atomic"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "memory"},
     {"unify", "pattern", "tensors", "restate", "command"},
     {"rules", "graph", "runtime", "options", "files"},
-    {"shapes", "fold", "computed", "codes", "zeros"},
+    {"blame", "shapes", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},
