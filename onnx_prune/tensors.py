@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, TensorProto, helper, numpy_helper
 
+from onnx_prune import wire
 from onnx_prune.errors import InputError
 
 _DATA_FIELDS = (
@@ -53,6 +54,9 @@ def copy_fields(source: Message, target: Message, skip: Collection[str] = ()) ->
             getattr(target, field.name).extend(value)
         elif field.message_type is not None:
             getattr(target, field.name).CopyFrom(value)
+        elif isinstance(value, bytes) and field.type == field.TYPE_STRING:
+            # text that is not UTF-8, which nothing but the parser takes
+            target.MergeFromString(b"".join(wire.block(field.number, [value])))  # type: ignore[arg-type]
         else:
             setattr(target, field.name, value)
 

@@ -48,8 +48,8 @@ def check_names(model: ModelProto) -> None:
     """Require that every value is made once, before it is used, in subgraphs and functions too.
 
     Raises:
-        InputError: An input or output that nobody makes, a name made twice, or an operator of a domain of
-            which no opset is imported.
+        InputError: An input or output that nobody makes, a name made twice or not UTF-8, or an operator of
+            a domain of which no opset is imported.
 
     Example:
         >>> from onnx import helper
@@ -72,8 +72,10 @@ def _domain(name: str) -> str:
 
 
 def _check_graph(graph: GraphProto, outer: tuple[Mapping[str, str], ...], domains: set[str]) -> None:
+    _check_text([graph.name, *(value.name for value in (*graph.input, *graph.output, *graph.value_info))])
     stored: dict[str, str] = {}
     for name in [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]:
+        _check_text([name])
         if name in stored:
             raise InputError(f"two initializers are called {name!r}; re-export the model")
         stored[name] = ""
@@ -94,6 +96,8 @@ def _check_nodes(
     """
     scopes = (made, *outer)
     for node in graph.node:
+        _check_text([node.name, node.op_type, node.domain, *node.input, *node.output])
+        _check_text([attribute.name for attribute in node.attribute])
         if _domain(node.domain) not in domains:
             raise InputError(
                 f"node {_label(node)}: no opset is imported for its domain {node.domain or 'ai.onnx'!r}; "
@@ -118,6 +122,13 @@ def _check_nodes(
     for name in outputs:
         if not any(name in scope for scope in scopes):
             raise InputError(f"nobody makes the output {name!r}; re-export the model")
+
+
+def _check_text(names: Iterable[str | bytes]) -> None:
+    """Require that names are text: protobuf hands out what is not UTF-8 as bytes, and takes none of these."""
+    for name in names:
+        if isinstance(name, bytes):
+            raise InputError(f"the name {name!r} is not UTF-8; re-export the model")
 
 
 def _label(node: NodeProto) -> str:
