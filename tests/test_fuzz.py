@@ -53,6 +53,17 @@ def test_noise_behind_operators_that_the_runtime_lacks() -> None:
     assert (verdict.status, verdict.cut) == ("onnxruntime lacks RandomNormalLike", 1)
 
 
+@pytest.mark.parametrize("version", [3, 8])
+def test_a_shared_bias_in_an_old_file(version: int) -> None:
+    """Found: the masked original kept the bias that nobody read any more, which old files may not have."""
+    between = ("c = Add(a, s)", "d = MatMul(c, u)", "b = Add(d, s)")
+    model = layers(*between)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(noise(8), "s"))
+    model.ir_version = version
+    verdict = soundness.check(model, Budget(round_to=1))
+    assert (verdict.status, verdict.cut, verdict.engines) == ("proved", 2, 2)
+
+
 def test_damaged_files_end_in_documented_exit_codes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.fuzz", "--files", "12", "--seed", "0", "--keep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
