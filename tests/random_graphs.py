@@ -162,6 +162,7 @@ class Builder:
         outputs: int = 1,
         *,
         result: Shape | None = None,
+        like: Value | None = None,
         domain: str = "",
         **attrs: Any,
     ) -> list[Value]:
@@ -172,7 +173,8 @@ class Builder:
             inputs: operands.
             outputs: how many results it has.
             result: shape of the first result, where onnx cannot tell.
-            domain: the operator's.
+            like: a tensor of the result's type, where onnx is not asked at all.
+            domain: the operator's; onnx knows nothing of another than its own.
             attrs: attributes.
 
         Raises:
@@ -180,6 +182,9 @@ class Builder:
         """
         names = [x if isinstance(x, str) else x.name for x in inputs]
         results = [self.name() for _ in range(outputs)]
+        if like is not None:
+            self.nodes.append(helper.make_node(op, names, results, **attrs))
+            return [self._made(results[0], self.types[like.name], inputs)]
         if domain:
             self.nodes.append(helper.make_node(op, names, results, domain=domain, **attrs))
             kind = helper.make_tensor_type_proto(self.kind, result)
@@ -243,6 +248,7 @@ class Builder:
             if needed.intersection(node.output):
                 nodes.append(node)
                 needed.update(node.input)
+                needed.update(name for a in node.attribute for n in a.g.node for name in n.input)
         imports = [helper.make_opsetid("", self.opset)]
         if any(node.domain for node in nodes):
             imports.append(helper.make_opsetid(MICROSOFT, 1))
@@ -303,7 +309,16 @@ def _joined(b: Builder, array: NDArray[Any]) -> str:
     ).name
 
 
-_WRAPS = (_identity, _transposed, _reshaped, _cast, _scaled, _quantized, _joined)
+def _normed(b: Builder, array: NDArray[Any]) -> str:
+    """Weight normalisation, not folded."""
+    stored = b.constant(array, array.dtype)
+    dims = list(range(1, array.ndim))
+    size = b.one("ReduceL2", [stored], axes=dims, keepdims=1)
+    gain = b.weight([array.shape[0]] + [1] * len(dims), 0.2, 1.0)
+    return b.one("Mul", [b.one("Div", [stored, size]), gain]).name
+
+
+_WRAPS = (_normed, _identity, _transposed, _reshaped, _cast, _scaled, _quantized, _joined)
 
 
 def at(value: Value, channel: int) -> Value:

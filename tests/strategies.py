@@ -17,7 +17,9 @@ from onnx_prune.axis import Atom, Axis, Mask, cat, prod
 from onnx_prune.relation import Shape
 from onnx_prune.settings import ATTENTION, Budget
 from tests.random_graphs import Builder, Size, Value
-from tests.random_moves import LAYERS, OTHERS, Move, head, join
+from tests.random_layers import head
+from tests.random_moves import LAYERS, OTHERS, Move
+from tests.random_shapes import join
 
 SIZES = (1, 2, 3, 4, 6)
 
