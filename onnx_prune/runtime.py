@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ _MISSING = (
 
 
 _ALLOCATION = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
-_PATIENCE = 12  # seconds that a model with a loop in it may run
+_PATIENCE = 12  # seconds of CPU that one run of a model with a Loop in it may take
 _TENSOR = re.compile(r"tensor\((\w+)\)")
 
 
@@ -103,23 +104,16 @@ class Session:
             RunError: onnxruntime fails.
             InputError: the model asks for more memory than there is, or a loop of it does not end.
         """
-        options, stopped = ort.RunOptions(), threading.Event()
-
-        def stop() -> None:
-            stopped.set()
-            options.terminate = True
-
-        watch = threading.Timer(_PATIENCE, stop) if self._loops else None
-        if watch:
-            watch.daemon = True
-            watch.start()
+        options, watch = ort.RunOptions(), _Watch()
+        if self._loops:
+            watch.start(options)
         try:
             return list(self._session.run(list(outputs or self.outputs), dict(feeds), options))
         except Exception as error:  # as above
-            if stopped.is_set():
+            if watch.stopped:
                 raise InputError(
-                    f"the model ran for {_PATIENCE} seconds and was stopped: a Loop in it may never end; "
-                    "give it fewer turns"
+                    f"the model ran for {_PATIENCE} seconds of CPU time and was stopped, a Loop may never "
+                    "end; give it fewer turns, or try --no-validate"
                 ) from None
             asked = _ALLOCATION.search(str(error))
             if asked and int(asked[1]) > available():
@@ -129,8 +123,7 @@ class Session:
                 ) from None
             raise RunError(f"onnxruntime fails while running the model: {_one_line(error)}") from None
         finally:
-            if watch:
-                watch.cancel()
+            watch.over.set()
 
     def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
         """The model with its large weights handed to onnxruntime as arrays.
@@ -154,6 +147,24 @@ class Session:
         self._weights = [ort.OrtValue.ortvalue_from_numpy(tensors.read(t)) for t in large]
         options.add_external_initializers([t.name for t in large], self._weights)
         return slim
+
+
+class _Watch:
+    """Stops a run that takes too long; CPU time, since a busy machine is no fault of the model."""
+
+    def __init__(self) -> None:
+        self.over, self.stopped = threading.Event(), False
+
+    def start(self, options: ort.RunOptions) -> None:
+        began = time.process_time()
+
+        def watch() -> None:
+            while not self.over.wait(_PATIENCE / 20):
+                if time.process_time() - began > _PATIENCE:
+                    self.stopped = options.terminate = True
+                    return
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _has_loop(model: onnx.ModelProto) -> bool:
