@@ -20,7 +20,8 @@ from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, 
 from onnx_prune import tensors, wire
 from onnx_prune.atomic import Replacement, replacing, terminable, unstoppable
 from onnx_prune.errors import InputError
-from onnx_prune.wellformed import check_names, check_versions
+from onnx_prune.memory import require_fits
+from onnx_prune.wellformed import check_calls, check_names, check_versions
 
 __all__ = ["load", "save", "terminable"]
 
@@ -55,7 +56,11 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
         for graph in _roots(model):
             for tensor in tensors.tensors(graph):
                 tensors.check(tensor, file.parent)
+            for sparse in tensors.sparse(graph):
+                name = sparse.values.name
+                require_fits({name: tuple(sparse.dims)}, {name: sparse.values.data_type})
         check_names(model)
+        check_calls(model)
     except InputError as error:
         raise InputError(f"{str(file)!r}: {error}") from None
     return model

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import FunctionProto, GraphProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, GraphProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from onnx_prune import wire
 from onnx_prune.errors import InputError
@@ -81,9 +81,7 @@ def tensors(root: GraphProto | FunctionProto) -> Iterator[TensorProto]:
         >>> [tensor.name for tensor in tensors(helper.make_graph([], "g", [], [], [weight]))]
         ['w']
     """
-    waiting: list[GraphProto | FunctionProto] = [root]
-    while waiting:
-        graph = waiting.pop()
+    for graph in _graphs(root):
         if isinstance(graph, GraphProto):
             yield from graph.initializer
         for node in graph.node:
@@ -91,6 +89,33 @@ def tensors(root: GraphProto | FunctionProto) -> Iterator[TensorProto]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
+
+
+def sparse(root: GraphProto | FunctionProto) -> Iterator[SparseTensorProto]:
+    """Every sparse tensor stored in a graph or function, as `tensors` finds the others.
+
+    Example:
+        >>> list(sparse(helper.make_graph([], "g", [], [])))
+        []
+    """
+    for graph in _graphs(root):
+        if isinstance(graph, GraphProto):
+            yield from graph.sparse_initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("sparse_tensor"):
+                    yield attribute.sparse_tensor
+                yield from attribute.sparse_tensors
+
+
+def _graphs(root: GraphProto | FunctionProto) -> Iterator[GraphProto | FunctionProto]:
+    """A graph, and the subgraphs in it."""
+    waiting = [root]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
                 if attribute.HasField("g"):
                     waiting.append(attribute.g)
                 waiting.extend(attribute.graphs)

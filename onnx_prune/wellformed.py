@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, defs
@@ -10,6 +11,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, defs
 from onnx_prune.errors import InputError
 
 OLDEST_OPSET = 7
+_MOST_NODES = 5_000_000
 
 
 def check_versions(model: ModelProto) -> None:
@@ -65,6 +67,49 @@ def check_names(model: ModelProto) -> None:
     for function in model.functions:
         inside = {_domain(entry.domain) for entry in function.opset_import} or domains
         _check_nodes(function, dict.fromkeys(function.input, ""), function.output, (), inside)
+
+
+def check_calls(model: ModelProto) -> None:
+    """Require that functions, written out where they are called, make a graph that can be read.
+
+    Thirty functions of a few bytes, each of which calls the next one twice, are a billion nodes.
+
+    Raises:
+        InputError: Functions call each other in a circle, or are too many nodes when written out.
+
+    Example:
+        >>> from onnx import helper
+        >>> calls = [helper.make_node("f", ["x"], ["y"], domain="d")]
+        >>> circle = helper.make_function("d", "f", ["x"], ["y"], calls, [])
+        >>> check_calls(ModelProto(functions=[circle]))
+        Traceback (most recent call last):
+        onnx_prune.errors.InputError: function 'f' calls itself; re-export the model
+    """
+    bodies = {
+        (_domain(f.domain), f.name): [(_domain(n.domain), n.op_type) for n in _inside(f)]
+        for f in model.functions
+    }
+    order = TopologicalSorter({name: set(calls) & bodies.keys() for name, calls in bodies.items()})
+    sizes: dict[tuple[str, str], int] = {}
+    try:
+        for name in order.static_order():
+            sizes[name] = sum(sizes.get(call, 1) for call in bodies[name])
+    except CycleError as error:
+        raise InputError(f"function {error.args[1][0][1]!r} calls itself; re-export the model") from None
+    total = sum(sizes.get((_domain(node.domain), node.op_type), 1) for node in _inside(model.graph))
+    if total > _MOST_NODES:
+        raise InputError(f"its functions, written out, are {total:,} nodes; re-export the model without them")
+
+
+def _inside(root: GraphProto | FunctionProto) -> Iterator[NodeProto]:
+    """Every node of a graph or function, in subgraphs too."""
+    waiting = list(root.node)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            for subgraph in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+                waiting.extend(subgraph.node)
 
 
 def _domain(name: str) -> str:

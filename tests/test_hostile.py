@@ -11,7 +11,7 @@ import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from onnx_prune import prune, runtime
-from onnx_prune.errors import InputError
+from onnx_prune.errors import InputError, PruneError
 from tests.graphs import build, node, noise
 
 FLOAT = TensorProto.FLOAT
@@ -120,6 +120,34 @@ def test_a_loop_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         prune(loop(2**62))
     assert prune(loop(3)).report.proof is not None
+
+
+@pytest.mark.parametrize(
+    ("depth", "message"),
+    [(3, "nothing to prune"), (40, r"its functions, written out, are 1,099,511,627,777 nodes")],
+)
+def test_functions_that_call_functions(depth: int, message: str, tmp_path: Path) -> None:
+    model = build(
+        ["b = f.f0(x)", "y = MatMul(b, v)"], {"v": noise(8, 4)}, {"x": (2, 8)}, {"y": (2, 4)}, domains=["f"]
+    )
+    for k in range(depth):
+        name, domain = ("Relu", "") if k == depth - 1 else (f"f{k + 1}", "f")
+        calls = [helper.make_node(name, [x], [y], domain=domain) for x, y in (("i", "t"), ("t", "o"))]
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
+        model.functions.append(helper.make_function("f", f"f{k}", ["i"], ["o"], calls, imports))
+    onnx.save(model, tmp_path / "in.onnx")
+    with pytest.raises(PruneError, match=message):
+        prune(tmp_path / "in.onnx")
+
+
+def test_a_sparse_weight_that_is_huge_when_written_out(tmp_path: Path) -> None:
+    model = bomb("q = ReduceMean(z)")
+    values = helper.make_tensor("z", FLOAT, [1], [1.0])
+    indices = helper.make_tensor("at", TensorProto.INT64, [1], [0])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [MILLION, MILLION]))
+    onnx.save(model, tmp_path / "in.onnx")
+    with pytest.raises(InputError, match=r"tensor 'z' of shape \(1000000, 1000000\) takes more memory"):
+        prune(tmp_path / "in.onnx")
 
 
 def nested(depth: int) -> bytes:
