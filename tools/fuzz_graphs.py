@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 
+from onnx_prune.rules import RULES
 from onnx_prune.settings import Budget
 from tests import soundness
 from tests.strategies import budgets, models
@@ -40,11 +41,13 @@ class Tally:
 
     def __str__(self) -> str:
         many = sum(n for size, n in self.groups.items() if size >= 3)
+        unmet = sorted({_operator(*key) for key in RULES} - self.operators.keys())
         lines = [
             f"{self.proved} graphs proved, {self.engines} of them checked beside the proof; "
             f"{many} have three groups or more ({many / max(self.proved, 1):.0%})",
             "groups: " + ", ".join(f"{size}: {n}" for size, n in sorted(self.groups.items())),
             "operators: " + ", ".join(f"{op} {n}" for op, n in self.operators.most_common()),
+            "rules never met: " + (", ".join(unmet) or "none"),
             "not counted: " + (", ".join(f"{n} {why}" for why, n in self.rejected.most_common()) or "none"),
             f"{len(self.failures)} failures" + "".join(f"\n  {line}" for line in self.failures),
         ]
@@ -110,7 +113,7 @@ def _run(tally: Tally, number: int, most: int) -> tuple[onnx.ModelProto, Budget,
         tally.proved += 1
         tally.engines += verdict.engines > 0
         tally.groups[verdict.groups] += 1
-        tally.operators.update({node.op_type for node in model.graph.node})
+        tally.operators.update({_operator(node.domain, node.op_type) for node in model.graph.node})
 
     try:
         property_()
@@ -119,6 +122,10 @@ def _run(tally: Tally, number: int, most: int) -> tuple[onnx.ModelProto, Budget,
             raise
         return *last[0][:2], error
     return None
+
+
+def _operator(domain: str, name: str) -> str:
+    return f"{domain}.{name}" if domain else name
 
 
 def _line(what: object) -> str:
