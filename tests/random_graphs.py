@@ -162,6 +162,7 @@ class Builder:
         outputs: int = 1,
         *,
         result: Shape | None = None,
+        types: Sequence[NDArray[Any]] = (),
         like: Value | None = None,
         domain: str = "",
         **attrs: Any,
@@ -173,6 +174,7 @@ class Builder:
             inputs: operands.
             outputs: how many results it has.
             result: shape of the first result, where onnx cannot tell.
+            types: arrays like the results, where onnx is not asked at all.
             like: a tensor of the result's type, where onnx is not asked at all.
             domain: the operator's; onnx knows nothing of another than its own.
             attrs: attributes.
@@ -182,6 +184,12 @@ class Builder:
         """
         names = [x if isinstance(x, str) else x.name for x in inputs]
         results = [self.name() for _ in range(outputs)]
+        if types:
+            self.nodes.append(helper.make_node(op, names, results, domain=domain, **attrs))
+            kinds = [helper.np_dtype_to_tensor_dtype(array.dtype) for array in types]
+            made = [helper.make_tensor_type_proto(k, a.shape) for k, a in zip(kinds, types, strict=True)]
+            self.types.update(zip(results[1:], made[1:], strict=True))
+            return [self._made(results[0], made[0], inputs)]
         if like is not None:
             self.nodes.append(helper.make_node(op, names, results, **attrs))
             return [self._made(results[0], self.types[like.name], inputs)]

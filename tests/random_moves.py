@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests import random_bends as bends
+from tests import random_cases as cases
 from tests import random_layers as layers
 from tests import random_lookups as lookups
 from tests import random_shapes as shapes
@@ -14,7 +15,7 @@ Move = Callable[[Builder, Value], Value]
 LAYERS: tuple[Move, ...] = (
     *(layers.linear, layers.conv, layers.gemm, layers.attention, layers.bottleneck, layers.einsum),
     *(layers.conv_transpose, layers.excite, layers.recurrent, layers.vendor, lookups.tied),
-    *(lookups.integers, lookups.fused_attention),
+    *(lookups.integers, lookups.fused_attention, cases.cased, cases.cased),
 )
 OTHERS: tuple[Move, ...] = (
     *(bends.elementwise, bends.arithmetic, bends.settings, bends.batch_norm, bends.pool, bends.norm),

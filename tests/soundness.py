@@ -31,7 +31,7 @@ from tools.attempt import attempt
 Array = NDArray[Any]
 _FLOAT, _HALF, _QUANTIZED = 1e-4, 2e-2, 5e-2  # of the largest value
 _RANDOM = ("Random", "Bernoulli", "Multinomial")
-_INTEGERS = ("DynamicQuantize", "MatMulInteger", "ConvInteger", "QLinear")
+_TO_FLOAT = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,10 @@ def check(model: onnx.ModelProto, budget: Budget) -> Verdict:
         status = str(reason)
     mixed = any(group.mixed for group in coupling.groups if group.atom in plan)
     # random numbers differ from run to run; integers that stand for floats are zero at their zero point
-    other = any(node.op_type.startswith(_RANDOM + _INTEGERS) for node in model.graph.node)
+    other = any(node.op_type.startswith(_RANDOM) for node in model.graph.node) or any(
+        (bound.relation.reads or bound.relation.writes) and bound.node.op not in _TO_FLOAT
+        for bound in coupling.bound
+    )
     made = {name for node in coupling.graph.nodes for name in node.outputs if name}
     known = made <= coupling.shapes.types.keys() & coupling.shapes.known.keys()
     engines = independent(coupling, plan, small) if known and not (mixed or other) else 0
