@@ -123,7 +123,8 @@ def draws(nodes: Sequence[Node], shapes: Shapes, seed: int = 0) -> dict[str, Arr
 
     Args:
         nodes: the original's random nodes.
-        shapes: the assignment of the dynamic axes; it knows the shape of every random output.
+        shapes: the assignment of the dynamic axes; it knows the shape of every random output, unless the
+            runtime lacks an operator on the way there.
         seed: the same seed gives the same arrays.
 
     Returns:
@@ -135,6 +136,7 @@ def draws(nodes: Sequence[Node], shapes: Shapes, seed: int = 0) -> dict[str, Arr
             helper.tensor_dtype_to_np_dtype(shapes.types[node.outputs[0]])
         )
         for node in nodes
+        if node.outputs[0] in shapes.known and node.outputs[0] in shapes.types
     }
 
 

@@ -14,6 +14,7 @@ from tests.commute import Case
 from tests.random_graphs import MICROSOFT, Builder, Value, at
 from tests.random_layers import scaled
 
+_NARROW = {"Acos", "Acosh", "Asin", "Atanh"}  # not a number outside of where they are defined
 _MOST = 2000  # elements of an operand
 
 
@@ -31,7 +32,11 @@ def _cases() -> list[Case]:
     from tests import test_rules_shape as shape
 
     found = (*compute.MADE, *shape.CASES, *matrix.CASES, *fused.CASES, *attention.CASES)
-    return [case for case in found if case.domain in ("", MICROSOFT) and any(map(_usable, case.arrays))]
+    return [
+        case
+        for case in found
+        if case.domain in ("", MICROSOFT) and case.op not in _NARROW and any(map(_usable, case.arrays))
+    ]
 
 
 def cased(b: Builder, x: Value) -> Value:

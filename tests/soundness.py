@@ -23,6 +23,7 @@ from onnx_prune.coupling import Coupling
 from onnx_prune.graph import Graph, weight_of
 from onnx_prune.kept import Plan, masks
 from onnx_prune.prove import NotProved, prove
+from onnx_prune.randomness import random_nodes
 from onnx_prune.runtime import random_feeds
 from onnx_prune.settings import Budget
 from onnx_prune.shapes import Shapes
@@ -30,7 +31,6 @@ from tools.attempt import attempt
 
 Array = NDArray[Any]
 _FLOAT, _HALF, _QUANTIZED = 1e-4, 2e-2, 5e-2  # of the largest value
-_RANDOM = ("Random", "Bernoulli", "Multinomial")
 _TO_FLOAT = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -72,7 +72,7 @@ def check(model: onnx.ModelProto, budget: Budget) -> Verdict:
         status = str(reason)
     mixed = any(group.mixed for group in coupling.groups if group.atom in plan)
     # random numbers differ from run to run; integers that stand for floats are zero at their zero point
-    other = any(node.op_type.startswith(_RANDOM) for node in model.graph.node) or any(
+    other = bool(random_nodes(coupling.graph)) or any(
         (bound.relation.reads or bound.relation.writes) and bound.node.op not in _TO_FLOAT
         for bound in coupling.bound
     )

@@ -9,7 +9,7 @@ from math import prod as product
 
 import numpy as np
 import onnx
-from hypothesis import assume
+from hypothesis import assume, reject
 from hypothesis import strategies as st
 from onnx import TensorProto
 
@@ -125,7 +125,12 @@ def models(draw: st.DrawFn) -> onnx.ModelProto:
     found = [b.attempt(partial(head, b, value)) for value in last[-3:]]
     outputs = list(dict.fromkeys(value for value in found if value is not None))
     assume(outputs)
-    return b.model(outputs)
+    model = b.model(outputs)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        reject()
+    return model
 
 
 def _grow(b: Builder, live: list[Value], moves: Sequence[Move]) -> None:

@@ -46,6 +46,27 @@ def test_the_check_beside_the_proof_sees_another_cut() -> None:
         soundness.independent(coupling, {group.atom: other}, small)
 
 
+def test_noise_of_a_size_that_only_the_runtime_could_tell() -> None:
+    """Found: noise behind a Slice by a Shape, where the runtime lacks the noise, was a KeyError as well."""
+    between = (
+        *(
+            "c = MatMul(a, u)",
+            "n = Shape(c)",
+            "m = Gather(n, one)",
+            "h = Div(m, two)",
+            "s = Slice(c, zero, h, one)",
+        ),
+        *("d = MatMul(s, t)", "r = RandomNormalLike(d)", "b = Add(d, r)"),
+    )
+    model = layers(*between, opset=23)
+    constants = {"zero": [0], "one": [1], "two": [2]}
+    arrays = {name: np.array(value) for name, value in constants.items()} | {"t": noise(4, 8)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
+    verdict = soundness.check(model, Budget(round_to=1))
+    assert "Could not find an implementation for RandomNormalLike" in verdict.status
+    assert verdict.cut
+
+
 def test_noise_behind_operators_that_the_runtime_lacks() -> None:
     """Found: the type of the noise is not known, which was a KeyError; there is no proof, and why."""
     between = ("c = MatMul(a, u)", "g = com.microsoft.Gelu(c)", "n = RandomNormalLike(g)", "b = Add(g, n)")
