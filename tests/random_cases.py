@@ -62,7 +62,9 @@ def cased(b: Builder, x: Value) -> Value:
         for name, value in case.attrs.items()
         if not (isinstance(value, list) and not value)
     }
-    y, *_ = b.put(case.op, names, case.outputs, types=results, domain=case.domain, **attrs)
+    told = {"types": results, "domain": case.domain} if case.domain else {}
+    y, *_ = b.put(case.op, names, case.outputs, **told, **attrs)
+    b.need(y.shape == results[0].shape)  # onnx infers a wrong shape where Einsum widens a size of one
     wide = [j for j, n in enumerate(y.shape) if n != 1]
     return at(y, b.pick(wide[::-1]))
 
