@@ -20,12 +20,14 @@ from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, 
 from onnx_prune import tensors, wire
 from onnx_prune.atomic import Replacement, replacing, terminable, unstoppable
 from onnx_prune.errors import InputError
-from onnx_prune.wellformed import check_names, check_versions
+from onnx_prune.memory import require_fits
+from onnx_prune.wellformed import check_calls, check_names, check_versions
 
 __all__ = ["load", "save", "terminable"]
 
 _RELEASE = 1 << 24  # bytes parsed between two times that the map's pages are given back
 PROTOBUF_LIMIT = 2**31 - 1
+_DEEPEST = 100  # messages in messages that protobuf reads
 INLINE_BELOW = 1024
 _RAW_DATA = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
@@ -54,7 +56,11 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
         for graph in _roots(model):
             for tensor in tensors.tensors(graph):
                 tensors.check(tensor, file.parent)
+            for sparse in tensors.sparse(graph):
+                name = sparse.values.name
+                require_fits({name: tuple(sparse.dims)}, {name: sparse.values.data_type})
         check_names(model)
+        check_calls(model)
     except InputError as error:
         raise InputError(f"{str(file)!r}: {error}") from None
     return model
@@ -77,7 +83,14 @@ def _parse(file: Path) -> ModelProto:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
                 if bytes(view[:8]) == b"version ":
                     raise InputError("is a Git LFS pointer, not the model; run git lfs pull")
-                _parse_piecewise(model, mapped, view)
+                try:
+                    _parse_piecewise(model, mapped, view)
+                except DecodeError:
+                    if _depth(view) > _DEEPEST:
+                        raise InputError(
+                            f"subgraphs over {_DEEPEST} messages deep, more than protobuf reads; flatten"
+                        ) from None
+                    raise
     except FileNotFoundError:
         raise InputError("no such file; check the path") from None
     except OSError as error:
@@ -85,6 +98,12 @@ def _parse(file: Path) -> ModelProto:
     except DecodeError:
         raise InputError("not an ONNX model, or cut short; export or copy it again") from None
     return model
+
+
+def _depth(view: memoryview) -> int:
+    with suppress(ValueError):
+        return wire.depth(view)
+    return 0
 
 
 def _parse_piecewise(model: ModelProto, mapped: mmap.mmap, view: memoryview) -> None:

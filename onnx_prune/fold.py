@@ -24,6 +24,7 @@ from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
 SMALL, FEW = 64, 16  # elements of integers, and of others
+_MOST = 1 << 20  # elements of a vector of integers: a Range of a few bytes may ask for terabytes
 _INTEGERS = {
     onnx.TensorProto.BOOL,
     onnx.TensorProto.INT8,
@@ -104,6 +105,8 @@ class Folded:
                 return False  # a weight, however small and integer its stored form is
             few = _few(shape) and node.op not in _FILLS
             if not few and not small_integers(shape, shapes.types[name]):
+                return False
+            if product(shape) > _MOST:
                 return False
             if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
                 return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers

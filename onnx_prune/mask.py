@@ -55,7 +55,18 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
             for k in bound.exposed:
                 editor.mask_operand(bound, k)
     rearrange(draft, before=editor.before, after=editor.after, dropped=draft.replaced)
+    _drop_unread(draft, shared)
     return draft
+
+
+def _drop_unread(draft: Draft, names: set[str]) -> None:
+    """Remove those initializers that no node reads any more: before IR version 4 onnxruntime refuses them."""
+    graph = draft.model.graph
+    unread = names.difference(*(node.input for node in graph.node))
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name in unread:
+            draft.content.pop(graph.initializer[index].name, None)
+            del graph.initializer[index]
 
 
 def fill(coupling: Coupling, key: str) -> Array:

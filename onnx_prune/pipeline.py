@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 from onnx_prune import criteria, files, plan, samples, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
+from onnx_prune.blame import fault
 from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
-from onnx_prune.errors import InputError, NothingToPrune, NotProved
+from onnx_prune.errors import InputError, NothingToPrune, NotProved, PruneError
 from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
+from onnx_prune.memory import require_fits
 from onnx_prune.plan import Plan
 from onnx_prune.prove import Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
@@ -75,7 +77,16 @@ def prune(
         NotProved: onnxruntime can't run the model, or it answers nothing that could be compared.
         ProofFailed: the cut is wrong, which is our bug; nothing was written.
     """
-    return _Run(source, output, settings or Settings(), save_plan, dry_run).run()
+    run = _Run(source, output, settings or Settings(), save_plan, dry_run)
+    try:
+        return run.run()
+    except (PruneError, OSError, MemoryError):
+        raise
+    except Exception:  # a bug of ours, unless the model is one that nobody can use
+        wrong = fault(run.record, None if run.record is source else Path(str(source)).parent)
+        if wrong:
+            raise InputError(f"the model cannot be used, {wrong}; re-export it") from None
+        raise
 
 
 @dataclass
@@ -87,6 +98,7 @@ class _Run:
     dry_run: bool
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    record: onnx.ModelProto = field(default_factory=onnx.ModelProto)
 
     def run(self) -> Result:
         settings = self.settings
@@ -132,9 +144,10 @@ class _Run:
 
     def _load(self) -> tuple[Graph, str]:
         if isinstance(self.source, onnx.ModelProto):
+            self.record = self.source
             return Graph(self.source), ""
         path = Path(self.source)
-        model = files.load(path)
+        self.record = model = files.load(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Graph(model, path.parent), sha256
@@ -191,6 +204,7 @@ class _Run:
     ) -> tuple[Proof, Drift | None, Latency | None]:
         graph, path = coupling.graph, self.settings.drift_data
         given = None if path is None else samples.load(path, graph.inputs)
+        require_fits(coupling.shapes.known, coupling.shapes.types)
         with self._stage("proving"):
             try:
                 proof = prove(

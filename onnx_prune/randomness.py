@@ -77,9 +77,10 @@ def pinned(model: onnx.ModelProto, nodes: Sequence[Node], types: dict[str, int])
     Args:
         model: a cut or masked model; it has the original's node outputs.
         nodes: the original's random nodes.
-        types: element type (TensorProto.DataType) of their outputs.
+        types: element type (TensorProto.DataType) of their outputs; a node without one comes after what
+            the runtime lacks, and stays.
     """
-    names = {node.outputs[0] for node in nodes}
+    names = {node.outputs[0] for node in nodes} & types.keys()
     fresh: list[onnx.NodeProto] = []
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -123,7 +124,8 @@ def draws(nodes: Sequence[Node], shapes: Shapes, seed: int = 0) -> dict[str, Arr
 
     Args:
         nodes: the original's random nodes.
-        shapes: the assignment of the dynamic axes; it knows the shape of every random output.
+        shapes: the assignment of the dynamic axes; it knows the shape of every random output, unless the
+            runtime lacks an operator on the way there.
         seed: the same seed gives the same arrays.
 
     Returns:
@@ -135,6 +137,7 @@ def draws(nodes: Sequence[Node], shapes: Shapes, seed: int = 0) -> dict[str, Arr
             helper.tensor_dtype_to_np_dtype(shapes.types[node.outputs[0]])
         )
         for node in nodes
+        if node.outputs[0] in shapes.known and node.outputs[0] in shapes.types
     }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,7 +16,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
-from onnx_prune.errors import PruneError
+from onnx_prune.errors import InputError, PruneError
+from onnx_prune.memory import available
+from onnx_prune.words import human
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -28,6 +32,8 @@ _MISSING = (
 )
 
 
+_ALLOCATION = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+_PATIENCE = 12  # seconds of CPU that one run of a model with a Loop in it may take
 _TENSOR = re.compile(r"tensor\((\w+)\)")
 
 
@@ -76,6 +82,7 @@ class Session:
         if not optimize:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nobody is timing
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._loops = _has_loop(model)
         self._weights: list[Any] = []  # onnxruntime reads them where they are
         try:
             self._session = ort.InferenceSession(
@@ -92,11 +99,32 @@ class Session:
         return {name: _element(kind[1]) for name, kind in kinds.items() if kind}
 
     def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[Array]:
-        """The outputs by name, in the order asked (all of them by default)."""
+        """The outputs by name, in the order asked (all of them by default).
+
+        Raises:
+            RunError: onnxruntime fails.
+            InputError: the model asks for more memory than there is, or a loop of it does not end.
+        """
+        options, watch = ort.RunOptions(), _Watch()
+        if self._loops:
+            watch.start(options)
         try:
-            return list(self._session.run(list(outputs or self.outputs), dict(feeds)))
+            return list(self._session.run(list(outputs or self.outputs), dict(feeds), options))
         except Exception as error:  # as above
+            if watch.stopped:
+                raise InputError(
+                    f"the model ran for {_PATIENCE} seconds of CPU time and was stopped, a Loop may never "
+                    "end; give it fewer turns, or try --no-validate"
+                ) from None
+            asked = _ALLOCATION.search(str(error))
+            if asked and int(asked[1]) > available():
+                raise InputError(
+                    f"the model asks for more memory ({human(int(asked[1]), 'B')} at once) than there is; "
+                    "give it smaller inputs or sizes"
+                ) from None
             raise RunError(f"onnxruntime fails while running the model: {_one_line(error)}") from None
+        finally:
+            watch.over.set()
 
     def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
         """The model with its large weights handed to onnxruntime as arrays.
@@ -133,6 +161,37 @@ def saturates() -> bool:
     session = Session(onnx.helper.make_model(graph, opset_imports=imports, ir_version=8))
     largest = {"a": np.full((64, 64), 255, np.uint8), "b": np.full((64, 64), 127, np.int8)}
     return bool((session.run(largest)[0] != 64 * 255 * 127).any())
+
+
+class _Watch:
+    """Stops a run that takes too long; CPU time, since a busy machine is no fault of the model."""
+
+    def __init__(self) -> None:
+        self.over, self.stopped = threading.Event(), False
+
+    def start(self, options: ort.RunOptions) -> None:
+        began = time.process_time()
+
+        def watch() -> None:
+            while not self.over.wait(_PATIENCE / 20):
+                if time.process_time() - began > _PATIENCE:
+                    self.stopped = options.terminate = True
+                    return
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _has_loop(model: onnx.ModelProto) -> bool:
+    """Whether there is a Loop anywhere; Scan ends with its operand."""
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while nodes:
+        node = nodes.pop()
+        if node.op_type == "Loop":
+            return True
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                nodes.extend(body.node)
+    return False
 
 
 def _plain(tensor: onnx.TensorProto) -> bool:

@@ -16,8 +16,10 @@ import onnx
 from onnx_prune.assignments import BATCHES, SINGLE, Shape, assignments, pinned
 from onnx_prune.graph import Graph
 from onnx_prune.layout import probing, skeleton
+from onnx_prune.memory import require_fits
 from onnx_prune.runtime import RunError, Session, random_feeds
 
+_LONG = 1 << 18  # of a vector: inference with values makes one of each entry, though it be 2^60 of them
 _SCALES = (1, 8, 32, 128)  # images often want a multiple of the network's stride, sound more than a window
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
 # The step of loops at which their bodies are looked at, at each assignment: sizes may differ from step to
@@ -50,6 +52,9 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     tensors without a shape are then missing.  An input too short for a window leaves nothing of it, which
     says little: the assignment counts that leaves the fewest tensors empty.  Where an input has fixed dims
     beside dynamic ones, such as a state for a batch of one, the graph is run to see whether they agree.
+
+    Raises:
+        InputError: the graph would have to be run, and needs more memory than there is, or does not end.
     """
     inside = {name for node in graph.nodes if node.inner for name in node.outputs}
     loops = any(node.part == ".count" for node in graph.nodes)
@@ -67,6 +72,8 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
             found = list(_found(graph, assigned, steps))
             tensors = [name for name in _names(graph) if name not in found[0].others]
             missing = [n for n in tensors if any(n not in shapes.known for shapes in found)]
+            if missing and scale == 1:
+                require_fits(found[0].known, found[0].types)
             told_by_values = (missing or not fixed) and _value_shaped(graph)
             if missing and len(found) == 1 and told_by_values:
                 found.append(replace(found[0], known=dict(found[0].known)))
@@ -148,11 +155,21 @@ def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
     for name, tensor in graph.weights.items():
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
-    model = onnx.shape_inference.infer_shapes(skeleton(graph, inputs, step), data_prop=True)
-    told = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    kinds = ((value.name, value.type.WhichOneof("value")) for value in (*told, *graph.model.graph.output))
-    shapes.others.update(name for name, kind in kinds if kind not in (None, "tensor_type"))
-    for value in told:
+    bare = skeleton(graph, inputs, step)
+    _read(onnx.shape_inference.infer_shapes(bare), shapes)
+    short = all(len(shape) != 1 or shape[0] <= _LONG for shape in shapes.known.values())
+    if short and any(name not in shapes.known for name in _names(graph)):
+        _read(onnx.shape_inference.infer_shapes(bare, data_prop=True), shapes)
+    outputs = ((value.name, value.type.WhichOneof("value")) for value in graph.model.graph.output)
+    shapes.others.update(name for name, kind in outputs if kind not in (None, "tensor_type"))
+    return shapes
+
+
+def _read(model: onnx.ModelProto, shapes: Shapes) -> None:
+    """Take over what inference found."""
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            shapes.others.add(value.name)
         kind = value.type.tensor_type
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
@@ -160,7 +177,6 @@ def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
         dims = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
         if kind.HasField("shape") and all(n >= 0 for n in dims):
             shapes.known.setdefault(value.name, dims)
-    return shapes
 
 
 def _probe(

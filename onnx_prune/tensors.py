@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import FunctionProto, GraphProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, GraphProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
+from onnx_prune import wire
 from onnx_prune.errors import InputError
 
 _DATA_FIELDS = (
@@ -53,6 +54,9 @@ def copy_fields(source: Message, target: Message, skip: Collection[str] = ()) ->
             getattr(target, field.name).extend(value)
         elif field.message_type is not None:
             getattr(target, field.name).CopyFrom(value)
+        elif isinstance(value, bytes) and field.type == field.TYPE_STRING:
+            # text that is not UTF-8, which nothing but the parser takes
+            target.MergeFromString(b"".join(wire.block(field.number, [value])))  # type: ignore[arg-type]
         else:
             setattr(target, field.name, value)
 
@@ -77,9 +81,7 @@ def tensors(root: GraphProto | FunctionProto) -> Iterator[TensorProto]:
         >>> [tensor.name for tensor in tensors(helper.make_graph([], "g", [], [], [weight]))]
         ['w']
     """
-    waiting: list[GraphProto | FunctionProto] = [root]
-    while waiting:
-        graph = waiting.pop()
+    for graph in _graphs(root):
         if isinstance(graph, GraphProto):
             yield from graph.initializer
         for node in graph.node:
@@ -87,6 +89,33 @@ def tensors(root: GraphProto | FunctionProto) -> Iterator[TensorProto]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
+
+
+def sparse(root: GraphProto | FunctionProto) -> Iterator[SparseTensorProto]:
+    """Every sparse tensor stored in a graph or function, as `tensors` finds the others.
+
+    Example:
+        >>> list(sparse(helper.make_graph([], "g", [], [])))
+        []
+    """
+    for graph in _graphs(root):
+        if isinstance(graph, GraphProto):
+            yield from graph.sparse_initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("sparse_tensor"):
+                    yield attribute.sparse_tensor
+                yield from attribute.sparse_tensors
+
+
+def _graphs(root: GraphProto | FunctionProto) -> Iterator[GraphProto | FunctionProto]:
+    """A graph, and the subgraphs in it."""
+    waiting = [root]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
                 if attribute.HasField("g"):
                     waiting.append(attribute.g)
                 waiting.extend(attribute.graphs)

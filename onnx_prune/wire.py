@@ -165,6 +165,27 @@ def without_initializers(message: memoryview) -> tuple[bytes, list[tuple[int, in
     return b"".join(piece for piece in pieces if not isinstance(piece, Late)), found
 
 
+def depth(message: memoryview) -> int:
+    """How deep the graphs of a serialized model stand in each other, counted in messages.
+
+    Raises:
+        ValueError: The bytes are not a message.
+
+    Example:
+        >>> depth(memoryview(ModelProto(graph=GraphProto(node=[NodeProto(name="n")])).SerializeToString()))
+        3
+    """
+    deepest, waiting = 0, [(message, _MODEL, 1)]
+    while waiting:
+        part, kind, level = waiting.pop()
+        deepest = max(deepest, level)
+        for number, _, body, end in fields(part):
+            inner = kind.inside.get(number)
+            if inner is not None:
+                waiting.append((part[body:end], inner, level + 1))
+    return deepest
+
+
 def size(pieces: list[Piece]) -> int:
     """Bytes in a list of pieces.
 

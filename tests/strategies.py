@@ -1,16 +1,25 @@
-"""Hypothesis strategies for axes, plans and shapes."""
+"""Hypothesis strategies for axes, plans, shapes and whole models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from math import prod as product
 
 import numpy as np
+import onnx
+from hypothesis import assume, reject
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from onnx_prune.axis import Atom, Axis, Mask, cat, prod
 from onnx_prune.relation import Shape
+from onnx_prune.settings import ATTENTION, Budget
+from tests.random_graphs import Builder, Size, Value
+from tests.random_layers import head
+from tests.random_moves import LAYERS, OTHERS, Move
+from tests.random_shapes import join
 
 SIZES = (1, 2, 3, 4, 6)
 
@@ -92,3 +101,59 @@ def views(draw: st.DrawFn) -> tuple[Shape, Shape]:
     sizes = draw(st.lists(st.sampled_from([2, 3, 4, 5]), max_size=5))
     other = draw(st.permutations(sizes)) if draw(st.booleans()) else sizes
     return draw(groupings(sizes)), draw(groupings(other))
+
+
+# Models
+
+
+@st.composite
+def models(draw: st.DrawFn) -> onnx.ModelProto:
+    """A valid model of some layers, joined and bent by what stands between them in real networks."""
+    opset = draw(st.sampled_from([17, 21, 13, 11, 9, 18, 23]))
+    kind = draw(st.sampled_from([TensorProto.FLOAT] * 6 + [TensorProto.DOUBLE, TensorProto.FLOAT16]))
+    b = Builder(draw, opset, kind, draw(st.integers(0, 2**16)))
+    batch: Size = b.pick([2, "n"])
+    width = b.pick([3, 4, 8])
+    steps: Size = b.pick([3, 4, "s"])
+    entry = b.input(*b.pick([((batch, width), 1), ((batch, steps, width), 2), ((batch, width, 4, 6), 1)]))
+    live = [entry]
+    for _ in range(draw(st.integers(3, 9))):
+        _grow(b, live, LAYERS)
+        for _ in range(draw(st.integers(0, 2))):
+            _grow(b, live, OTHERS)
+    last = [value for value in live[1:] if not any(value.name in node.input for node in b.nodes)]
+    found = [b.attempt(partial(head, b, value)) for value in last[-3:]]
+    outputs = list(dict.fromkeys(value for value in found if value is not None))
+    assume(outputs)
+    model = b.model(outputs)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        reject()
+    return model
+
+
+def _grow(b: Builder, live: list[Value], moves: Sequence[Move]) -> None:
+    """Add one tensor made from those that are there."""
+    for _ in range(3):
+        source = live[-min(b.pick([1, 1, 1, 1, 1, 2, 3]), len(live))]
+        if len(live) > 2 and b.chance(8):
+            move: Move = partial(join, y=live[-min(b.pick([2, 3, 4, 5]), len(live))])
+        else:
+            move = b.pick(moves)
+        made = b.attempt(partial(move, b, source))
+        if made is not None:
+            live.append(made)
+            return
+
+
+@st.composite
+def budgets(draw: st.DrawFn) -> Budget:
+    """What is asked of the cut."""
+    return Budget(
+        ratio=draw(st.sampled_from([0.5, 0.25, 0.75])),
+        across=draw(st.integers(0, 4)) == 4,
+        round_to=draw(st.sampled_from([1, 2])),
+        mixed=draw(st.integers(0, 4)) == 4,
+        attention=draw(st.sampled_from(ATTENTION)),
+    )

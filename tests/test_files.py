@@ -62,6 +62,15 @@ def test_unchanged_models_come_out_byte_for_byte(tmp_path: Path, where: str) -> 
     assert (tmp_path / "out.onnx").read_bytes() == whole == loaded.SerializeToString()
 
 
+def test_texts_that_are_not_utf8_come_out_byte_for_byte(tmp_path: Path) -> None:
+    path = write(tmp_path, build(doc_string="made by ???", producer_name="???"))
+    whole = path.read_bytes().replace(b"???", b"\xcd\xf8\xc2")
+    path.write_bytes(whole)
+    assert b"\xcd" in whole
+    files.save(files.load(path), tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == whole
+
+
 def test_an_explicit_default_location_stays(tmp_path: Path) -> None:
     model = build()
     model.graph.initializer[0].data_location = TensorProto.DEFAULT

@@ -196,6 +196,23 @@ def test_two_initializers_of_one_name(tmp_path: Path) -> None:
     refuse(write(tmp_path, model), "two initializers are called 'w'; re-export the model")
 
 
+def test_a_domain_that_is_not_imported(tmp_path: Path) -> None:
+    for imports, domain, named in (("mine", "", "ai.onnx"), ("", "mine", "mine")):
+        node = helper.make_node("Relu", ["x"], ["y"], "act", domain=domain)
+        refuse(
+            write(
+                tmp_path, build([node], opset_imports=[helper.make_opsetid(imports, 1 if imports else 17)])
+            ),
+            f"node Relu 'act': no opset is imported for its domain {named!r}; re-export the model",
+        )
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    broken = write(tmp_path, build())
+    broken.write_bytes(broken.read_bytes().replace(b"add", b"a\xb1d"))
+    refuse(broken, "the name b'a\\xb1d' is not UTF-8; re-export the model")
+
+
 def test_name_made_by_nobody_in_a_function(tmp_path: Path) -> None:
     model = build()
     model.functions.add(name="f", input=["i"], output=["o"]).node.append(

@@ -16,11 +16,11 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words"},
-    {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes", "memory"},
     {"unify", "pattern", "tensors", "restate", "command", "working", "page"},
     {"rules", "flatten", "runtime", "options", "files"},
     {"graph"},
-    {"assignments", "shapes", "layout", "fold", "computed", "codes", "zeros"},
+    {"assignments", "blame", "shapes", "layout", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},
