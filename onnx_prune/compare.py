@@ -64,6 +64,16 @@ def varies(value: Any) -> bool:
     return any(map(_varies, _arrays(value)))
 
 
+def differ(one: Any, other: Any) -> bool:
+    """Whether two answers of one shape have finite values that are not the same."""
+    pairs = zip(_arrays(one), _arrays(other), strict=False)
+    return any(
+        a.shape == b.shape and bool((np.isfinite(a) & np.isfinite(b) & (a != b)).any())
+        for a, b in pairs
+        if a.dtype.kind in "fiu"
+    )
+
+
 def _varies(value: Array) -> bool:
     if value.dtype.kind not in "fV":
         return value.size > 0

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import order, randomness, seams, tensors
-from onnx_prune.compare import varies
+from onnx_prune.compare import differ, varies
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NotProved
 from onnx_prune.kept import Plan, masks, slicer
@@ -74,6 +74,7 @@ class Reference:
         self.watch = order.watch(coupling, plan)
         self.random = randomness.random_nodes(coupling.graph)
         self.single = False
+        self._responding: set[str] = set()  # inside that differ from one input to another
 
     def names(self, at: seams.Seams = None) -> tuple[str, ...]:
         """The tensors that are compared."""
@@ -107,6 +108,12 @@ class Reference:
         """Outputs that the cut can change and that say nothing in any run."""
         said = {name for run in runs for name in self._speaking(run, self.watch.outputs)}
         return tuple(name for name in self.watch.outputs if name in self.watch.moving and name not in said)
+
+    def seen_inside(self, runs: Sequence[Run]) -> bool:
+        """Whether every sum over channels that are cut says something in some run: then no cut is unseen."""
+        inside = [name for name in self.watch.inside if name in self.watch.moving]
+        said = self._responding.union(*(self._speaking(run, inside) for run in runs))
+        return bool(inside) and said.issuperset(inside)
 
     def parting(self, small: onnx.ModelProto) -> seams.Seams:
         """Where to part the models, at tensors that both have; None where nothing can jump."""
@@ -216,6 +223,7 @@ class Reference:
         found: Run | None = None
         failures: list[tuple[RunError, Feeds]] = []
         drawn = randomness.draws(self.random, shapes)
+        before: dict[str, Any] = {}
         moving = [name for name in self.watch.outputs if name in self.watch.moving]
         for feeds in self._inputs(shapes):
             full = self._fed({**feeds, **drawn})
@@ -226,6 +234,11 @@ class Reference:
                 continue
             kept = self._fed({**feeds, **randomness.kept(drawn, self.coupling, self.plan)})
             run = Run(full, kept, self._kept(self.names(), answer))
+            said = dict(zip(self.names(), answer, strict=True))
+            self._responding.update(
+                n for n in self.watch.inside if n in before and differ(said[n], before[n])
+            )
+            before = said
             rank = len(self._speaking(run, moving)), len(self._speaking(run, self.watch.inside))
             if best is None or rank > best:
                 best, found = rank, run

@@ -274,7 +274,7 @@ def test_a_model_that_cannot_be_run(tmp_path: Path) -> None:
 def test_a_model_that_says_nothing_to_random_inputs(tmp_path: Path) -> None:
     """Its answers are zero below 1000; inputs of the user's get others out of it."""
     source, target, data = tmp_path / "in.onnx", tmp_path / "out.onnx", tmp_path / "feeds.npz"
-    nodes = ["a = MatMul(x, w1)", "b = MatMul(a, w2)", "over = Greater(x, far)", "y = Where(over, b, zero)"]
+    nodes = ["over = Greater(x, far)", "l = Where(over, x, zero)", "a = MatMul(l, w1)", "y = MatMul(a, w2)"]
     constants = {"far": np.float32(1000), "zero": np.float32(0)}
     weights = {"w1": noise(4, 6), "w2": noise(6, 4)}
     onnx.save(build(nodes, weights | constants, {"x": ("n", 4)}, {"y": ("n", 4)}), source)

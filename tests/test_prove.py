@@ -423,10 +423,10 @@ def test_missing_operator_is_named() -> None:
 def constant() -> onnx.ModelProto:
     """Its answer is zero unless an input is above 1000."""
     nodes = [
-        conv("x", "w1", "c"),
-        conv("c", "w2", "d"),
         helper.make_node("Greater", ["x", "far"], ["over"]),
-        helper.make_node("Where", ["over", "d", "zero"], ["y"]),
+        helper.make_node("Where", ["over", "x", "zero"], ["large"]),
+        conv("large", "w1", "c"),
+        conv("c", "w2", "y"),
     ]
     weights = [weight("w1", 6, 3, 1, 1), weight("w2", 3, 6, 1, 1)]
     for name, value in (("far", 1000), ("zero", 0)):
@@ -440,6 +440,19 @@ def test_inputs_that_it_answers_to_may_be_given() -> None:
         prove(coupling, plan, small)
     x = np.random.default_rng(0).uniform(0, 2000, IMAGE["x"]).astype(np.float32)
     assert prove(coupling, plan, small, feeds=[{"x": x}]).outputs == ("y",)
+
+
+def test_a_constant_answer_hides_no_cut_that_is_seen_inside() -> None:
+    nodes = [
+        conv("x", "w1", "c"),
+        conv("c", "w2", "d"),
+        helper.make_node("Greater", ["x", "far"], ["over"]),
+        helper.make_node("Where", ["over", "d", "zero"], ["y"]),
+    ]
+    numbers = {"far": np.array(1000, np.float32), "zero": np.array(0, np.float32)}
+    extra = [numpy_helper.from_array(array, name) for name, array in numbers.items()]
+    proof = proved(model(nodes, [weight("w1", 6, 3, 1, 1), weight("w2", 3, 6, 1, 1), *extra], IMAGE, FLOAT))
+    assert (proof.outputs, proof.silent, proof.inside) == ((), ("y",), 1)
 
 
 def test_constant_answers_prove_nothing() -> None:
