@@ -82,13 +82,10 @@ class Graph:
         self.model = model
         self.folder = folder
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-        self.nodes = [
-            Node(i, proto, _attributes(proto), tuple(proto.input), tuple(proto.output))
-            for i, proto in enumerate(model.graph.node)
-        ]
+        self.nodes = [node_of(i, proto) for i, proto in enumerate(model.graph.node)]
         self.weights: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
         for node in self.nodes:
-            if node.op == "Constant" and (tensor := _constant(node.proto)) is not None:
+            if node.op == "Constant" and (tensor := constant_of(node.proto)) is not None:
                 self.weights[node.outputs[0]] = tensor
         self.frozen: set[str] = set()
         self.inputs = [v for v in model.graph.input if v.name not in self.weights]
@@ -160,6 +157,11 @@ def weight_of(key: str) -> str:
     return key.split("\0")[0]
 
 
+def node_of(index: int, proto: onnx.NodeProto) -> Node:
+    """The node as the pruner reads it."""
+    return Node(index, proto, _attributes(proto), tuple(proto.input), tuple(proto.output))
+
+
 def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
     """Attributes as Python values, a tensor as an array; a Constant's, which may be large, is not read."""
     found = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
@@ -168,7 +170,7 @@ def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
     return found
 
 
-def _constant(proto: onnx.NodeProto) -> onnx.TensorProto | None:
+def constant_of(proto: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor that a Constant node holds, None for strings and sparse tensors."""
     for attribute in proto.attribute:
         if attribute.name == "value":

@@ -137,7 +137,7 @@ def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
     return kind.tensor_type
 
 
-def _skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
+def skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
     """The model without its large weights (their shapes stay, as inputs) and with fixed inputs."""
     source = graph.model
     model = onnx.ModelProto(ir_version=max(source.ir_version, 4))
@@ -193,7 +193,7 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
     for name, tensor in graph.weights.items():
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
-    model = onnx.shape_inference.infer_shapes(_skeleton(graph, inputs), data_prop=True)
+    model = onnx.shape_inference.infer_shapes(skeleton(graph, inputs), data_prop=True)
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type
         if kind.elem_type:

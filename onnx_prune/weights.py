@@ -1,0 +1,325 @@
+"""Which weights a layer multiplies its inputs with, and how each of them lies.
+
+A weight takes part in unstructured pruning if an operator sums over a dim that it shares with values
+made at run time: kernels of convolutions, factors of matrix products, and the two matrices of a
+recurrent layer, as the operators' rules say.  Biases, norms and embeddings do not.  A weight is found
+where it is stored, behind a Transpose, a Reshape or a DequantizeLinear, in Constant nodes and in the
+bodies of If, Loop and Scan too.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod as product
+from typing import Any
+
+import onnx
+
+from onnx_prune.axis import Atom, Axis, Cat, atoms, size
+from onnx_prune.bodies import Scope, scopes
+from onnx_prune.coupling import Coupling
+from onnx_prune.errors import InputError, Misfit
+from onnx_prune.fold import SMALL
+from onnx_prune.graph import Node
+from onnx_prune.layout import Factors, Layout, Part, refine
+from onnx_prune.relation import Dims, Op, Relation
+from onnx_prune.rules import relate
+from onnx_prune.words import plain
+
+PACKED = "its values are packed into bytes with blocks of scales"
+EMBEDDING = "an embedding: Gather reads it"
+SCALE = "nothing is summed over, it only scales"
+UNKNOWN = "which of its dims are summed over is not known"
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One stored tensor that takes part.
+
+    Attributes:
+        name: of the initializer, or of the Constant node's result; in a body a path,
+            `node/attribute/name`.
+        layout: how it lies.
+        readers: (node index, operand index) of the layers of the main graph that multiply with it, itself
+            or what is made of it.
+        labels: names of all layers that do, for messages and globs.
+        end: "first" or "last" where no other layer comes before or after it, "both", or "".
+    """
+
+    name: str
+    layout: Layout
+    readers: tuple[tuple[int, int], ...] = ()
+    labels: tuple[str, ...] = ()
+    end: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The stored shape."""
+        return self.layout.shape
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return product(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """A tensor that a layer reads and that is left alone, and why."""
+
+    name: str
+    size: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All weights that take part, in the order of the graph, and those that only might."""
+
+    taking: tuple[Weight, ...]
+    spared: tuple[Spared, ...]
+
+
+def find(coupling: Coupling) -> Weights:
+    """Look for the weights of all layers.
+
+    Args:
+        coupling: the analysed model.
+    """
+    return _Search(coupling).run()
+
+
+def matches(weight: Weight, glob: str) -> bool:
+    """Whether a glob matches the weight's name or that of a layer that reads it."""
+    return any(fnmatch.fnmatchcase(name, glob) for name in (weight.name, *weight.labels))
+
+
+def require_matches(weights: Weights, option: str, globs: Iterable[str]) -> None:
+    """Raise InputError for a glob that matches no weight: most likely it is misspelt."""
+    for glob in globs:
+        if not any(matches(weight, glob) for weight in weights.taking):
+            raise InputError(
+                f"--{option} {plain(glob)!r} matches no weight and no layer; --dry-run -v shows their names"
+            )
+
+
+class _Search:
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling, self.graph = coupling, coupling.graph
+        self.stored: dict[str, onnx.TensorProto] = {
+            n: t for n, t in self.graph.weights.items() if n not in self.graph.frozen
+        }
+        self.dims: dict[str, tuple[Factors, ...] | None] = {}
+        self.readers: dict[str, dict[tuple[int, int], str]] = {}
+        self.embeddings: set[str] = set()
+        self.packed: set[str] = set()
+        self.layers: dict[int, set[str]] = {}
+
+    def run(self) -> Weights:
+        values = self.coupling.folded.run(self.coupling.shapes.known)
+        for name, tensor in self.graph.weights.items():
+            if product(tensor.dims) <= SMALL:
+                values[name] = self.graph.array(name)
+        found = list(scopes(self.graph, self.coupling.shapes, self.coupling.folded.names))
+        for scope in found:
+            self.stored |= scope.stored
+        for scope in reversed(found):
+            self._visit(scope, values)
+        ends = self._ends()
+        taking, spared = [], []
+        for name, tensor in self.stored.items():
+            if name not in self.dims:
+                continue
+            why, layout = self._judge(name, tensor)
+            if layout is None:
+                if why:
+                    spared.append(Spared(name, product(tensor.dims), why))
+                continue
+            readers = self.readers[name]
+            taking.append(
+                Weight(
+                    name,
+                    layout,
+                    tuple(place for place in readers if place[0] >= 0),
+                    tuple(dict.fromkeys(readers.values())),
+                    ends.get(name, ""),
+                )
+            )
+        return Weights(tuple(taking), tuple(spared))
+
+    def _judge(self, name: str, tensor: onnx.TensorProto) -> tuple[str, Layout | None]:
+        dims = self.dims[name]
+        if name in self.packed:
+            return PACKED, None
+        if name in self.embeddings:
+            return EMBEDDING, None
+        if dims is None:
+            return UNKNOWN, None
+        layout = Layout(dims)
+        parts = {part for factors in dims for _, part in factors}
+        if len(dims) < 2 or "out" not in parts or not tensor.dims or 0 in tensor.dims:
+            return "", None  # a vector along what is summed over, such as the scales of a norm
+        if layout.summed * layout.positions < 2:
+            return SCALE, None
+        return "", layout
+
+    def _visit(self, scope: Scope, values: Mapping[str, Any]) -> None:
+        """Go through the nodes from the last to the first, so that a Transpose is looked through."""
+        constant = scope.constant
+        for node in reversed(scope.nodes):
+            if node.op == "Gather" and node.inputs[0] in constant:
+                self.embeddings.add(scope.path(node.inputs[0]))
+            relation = _relation(node, scope, values, self.graph.opsets)
+            derived = bool(node.inputs) and all(n in constant for n in node.outputs if n)
+            if derived:
+                self._behind(scope, node, relation)
+            elif relation is not None:
+                self._layer(scope, node, relation, constant)
+
+    def _layer(self, scope: Scope, node: Node, relation: Relation, constant: Collection[str]) -> None:
+        packed = {code.at for code in relation.reads if code.bits}
+        said = relation.unmasked | {k for code in relation.reads for k in (code.scale, code.zero) if k}
+        for k, (name, dims) in enumerate(zip(node.inputs, relation.operands, strict=True)):
+            if not name or name not in constant or dims is None or k in said:
+                continue
+            moving = {
+                a
+                for j, (other, theirs) in enumerate(zip(node.inputs, relation.operands, strict=True))
+                if j != k and other and other not in constant
+                for axis in theirs or ()
+                for a in atoms(axis)
+            }
+            summed = relation.contracted() & moving
+            again = _recurrence(dims)
+            if not summed and again is None:
+                continue
+            results = {a for side in relation.results for axis in side or () for a in atoms(axis)}
+            found = tuple(
+                _parts(axis, {*summed, *([again[1]] if again and again[0] == j else [])}, results)
+                for j, axis in enumerate(dims)
+            )
+            path = scope.path(name)
+            if k in packed:
+                self.packed.add(path)
+            self._note(path, found, {(node.index, k): node.label})
+
+    def _behind(self, scope: Scope, node: Node, relation: Relation | None) -> None:
+        """Carry what is known of a computed constant over to what it is computed from."""
+        for out, name in enumerate(node.outputs):
+            path = scope.path(name) if name else ""
+            if path not in self.readers:
+                continue
+            known = self.dims[path]
+            parts = None if known is None or relation is None else _by_atom(known, relation.results[out])
+            for k, operand in enumerate(node.inputs):
+                dims = None if relation is None else relation.operands[k]
+                if not operand or (relation is not None and (dims is None or k in relation.unmasked)):
+                    continue
+                if path in self.embeddings and dims is not None and len(dims) > 1:
+                    self.embeddings.add(scope.path(operand))
+                carried = None if parts is None or dims is None else tuple(_carried(a, parts) for a in dims)
+                self._note(scope.path(operand), carried, self.readers[path])
+
+    def _note(
+        self, path: str, dims: tuple[Factors, ...] | None, readers: Mapping[tuple[int, int], str]
+    ) -> None:
+        if self.dims.get(path) is None:
+            self.dims[path] = dims
+        self.readers.setdefault(path, {}).update(readers)
+
+    def _ends(self) -> dict[str, str]:
+        """Weights of layers that no other layer comes before, or after."""
+        at = {index: set[str]() for places in self.readers.values() for index, _ in places if index >= 0}
+        for name, places in self.readers.items():
+            if name in self.stored:
+                for index, _ in places:
+                    at.get(index, set[str]()).add(name)
+        fed: set[str] = set()
+        leading: set[str] = set()
+        for node in self.graph.nodes:
+            after = any(name in fed for name in node.inputs)
+            if node.index in at and not after:
+                leading |= at[node.index]
+            if node.index in at or after:
+                fed.update(node.outputs)
+        read: set[str] = set()
+        trailing: set[str] = set()
+        for node in reversed(self.graph.nodes):
+            before = any(name in read for name in node.outputs)
+            if node.index in at and not before:
+                trailing |= at[node.index]
+            if node.index in at or before:
+                read.update(node.inputs)
+        return {
+            name: "both" if name in leading & trailing else "first" if name in leading else "last"
+            for name in leading | trailing
+        }
+
+
+def _relation(
+    node: Node, scope: Scope, values: Mapping[str, Any], opsets: Mapping[str, int]
+) -> Relation | None:
+    def known(names: tuple[str, ...]) -> tuple[tuple[int, ...] | None, ...]:
+        return tuple(scope.shapes[n] if n else None for n in names)
+
+    try:
+        op = Op(
+            node.proto.op_type,
+            known(node.inputs),
+            known(node.outputs),
+            node.attrs,
+            tuple(values.get(n) if n else None for n in node.inputs),
+            opsets.get(node.domain, 1),
+        )
+        return relate(op, node.domain)
+    except (Misfit, KeyError):  # KeyError: a shape is not known
+        return None
+
+
+def _recurrence(dims: Dims) -> tuple[int, Atom] | None:
+    """A dim of a matrix from channels to the same channels that is summed over: the one without gates."""
+    places = Counter(a for axis in dims for a in set(atoms(axis)))
+    for atom, count in places.items():
+        if count > 1 and atom.size > 1:
+            plain_dims = [j for j, axis in enumerate(dims) if axis is atom]
+            if plain_dims:
+                return plain_dims[-1], atom
+    return None
+
+
+def _parts(axis: Axis, summed: Collection[Atom], results: Collection[Atom]) -> Factors:
+    """The factors of one dim of a layer's weight."""
+
+    def part(inside: Iterable[Atom]) -> Part:
+        found = set(inside)
+        return "sum" if found & set(summed) else "out" if found & set(results) else "position"
+
+    pieces = (axis,) if isinstance(axis, Atom | Cat) else axis.parts
+    return tuple((size(piece), part(atoms(piece))) for piece in pieces)
+
+
+def _by_atom(known: tuple[Factors, ...], result: Dims | None) -> dict[Axis, Factors] | None:
+    """The factors of each piece of a result's axes."""
+    found: dict[Axis, Factors] = {}
+    for factors, axis in zip(known, result or (), strict=False):
+        pieces = (axis,) if isinstance(axis, Atom | Cat) else axis.parts
+        split = refine(factors, map(size, pieces))
+        if split is None:
+            return None
+        found.update(zip(pieces, split, strict=True))
+    return found
+
+
+def _carried(axis: Axis, parts: Mapping[Axis, Factors]) -> Factors:
+    """The factors of an operand's axis; parts end to end play the part of the first that is known."""
+    if isinstance(axis, Cat) and axis not in parts:
+        known = (part for inner in axis.parts for _, part in parts.get(inner, ()))
+        return ((size(axis), next(known, "position")),)
+    pieces = (axis,) if isinstance(axis, Atom | Cat) else axis.parts
+    found: list[tuple[int, Part]] = []
+    for piece in pieces:
+        found += parts.get(piece, ((size(piece), "position"),))
+    return tuple(found)
