@@ -128,6 +128,16 @@ def some(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like another; "" if none is close.
+
+    Example:
+        >>> closest("explian", ["compare", "explain"]), closest("xyz", ["l1", "l2"])
+        ('explain', '')
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
+
+
 def guess(word: str, known: Iterable[str]) -> str:
     """A suggestion for a word that is not known, ready to follow a message; "" if nothing is close.
 
@@ -135,5 +145,5 @@ def guess(word: str, known: Iterable[str]) -> str:
         >>> guess("--rato", ["--ratio", "--global"]), guess("xyz", ["l1", "l2"])
         ('; did you mean --ratio?', '')
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {plain(close[0])}?" if close else ""
+    close = closest(word, known)
+    return f"; did you mean {plain(close)}?" if close else ""
