@@ -112,8 +112,8 @@ def _unchanged(node: onnx.NodeProto, body: onnx.GraphProto) -> Iterator[tuple[st
         return
     operand, entry, leaving = _STATE[node.op_type]
     copies = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
-    pairs = zip(list(node.input)[operand:], list(body.input)[entry:], list(body.output)[leaving:], strict=False)
-    for source, inside, after in pairs:
+    sides = (list(node.input)[operand:], list(body.input)[entry:], list(body.output)[leaving:])
+    for source, inside, after in zip(*sides, strict=False):
         name = after.name
         while name in copies:
             name = copies[name]

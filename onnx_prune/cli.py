@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnx_prune import options_sparse
 from onnx_prune.command import HELP_OPTIONS, printing
-from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check
+from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, given_names
 from onnx_prune.program import Program, Source
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.working import working
@@ -38,6 +39,9 @@ _BUDGET = ("ratio", "across", "ignore", "round_to", "min_channels", "max_ratio",
 @click.pass_context
 def main(ctx: click.Context, /, **given: Any) -> None:
     """Prune one model."""
+    if options_sparse.wanted(given):
+        _sparsify(ctx, given)
+        return
     settings = Settings(
         budget=Budget(**{name: given[name] for name in _BUDGET}, layer_ratios=tuple(given["layer_ratios"])),
         criterion=given["criterion"],
@@ -53,6 +57,33 @@ def main(ctx: click.Context, /, **given: Any) -> None:
     with working(shown=not (given["quiet"] or given["as_json"])) as progress:
         report = _prune(given, replace(settings, progress=progress))
     _print(report, given)
+
+
+def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Zero single weights of one model."""
+    check(ctx, given)
+    asked = options_sparse.sparsity(given_names(ctx), given)
+    with working(shown=not (given["quiet"] or given["as_json"])) as progress:
+        from onnx_prune.sparsify import sparsify
+
+        report = sparsify(
+            given["source"],
+            given["output"],
+            replace(asked, progress=progress),
+            save_mask=given["save_mask"],
+            plot=given["plot"],
+            dry_run=given["dry_run"],
+        ).report
+    if given["quiet"] and not given["as_json"]:
+        return
+    from onnx_prune.show import as_json, console
+    from onnx_prune.show_sparse import show
+
+    with printing():
+        if given["as_json"]:
+            click.echo(as_json(report))
+        else:
+            show(report, console(), verbose=given["verbose"])
 
 
 def _prune(given: dict[str, Any], settings: Settings) -> Report:

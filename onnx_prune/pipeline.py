@@ -31,6 +31,7 @@ from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.shapes import at_batch_one
+from onnx_prune.sign import sign
 from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1
@@ -171,18 +172,12 @@ class _Run:
 
     def _sign(self, model: onnx.ModelProto, written: Plan) -> None:
         """Leave a record in the model of how it was made; other metadata stay."""
-        record = {
-            "version": version("onnx-prune"),
-            "criterion": written.criterion,
-            "ratio": f"{written.ratio:g}",
-            "plan_sha256": hashlib.sha256(written.to_json().encode()).hexdigest(),
-        }
-        for key, value in record.items():
-            name = f"onnx_prune.{key}"
-            entry = next((p for p in model.metadata_props if p.key == name), None)
-            if entry is None:
-                entry = model.metadata_props.add(key=name)
-            entry.value = value
+        sign(
+            model,
+            criterion=written.criterion,
+            ratio=f"{written.ratio:g}",
+            plan_sha256=hashlib.sha256(written.to_json().encode()).hexdigest(),
+        )
 
     def _validate(
         self, coupling: Coupling, choice: Choice, model: onnx.ModelProto

@@ -32,6 +32,14 @@ from onnx_prune.words import plain
 PACKED = "its values are packed into bytes with blocks of scales"
 EMBEDDING = "an embedding: Gather reads it"
 SCALE = "nothing is summed over, it only scales"
+_COUNTS = {
+    onnx.TensorProto.BOOL,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.INT64,
+    onnx.TensorProto.UINT32,
+    onnx.TensorProto.UINT64,
+    onnx.TensorProto.STRING,
+}
 UNKNOWN = "which of its dims are summed over is not known"
 
 
@@ -113,10 +121,9 @@ class _Search:
             n: t for n, t in self.graph.weights.items() if n not in self.graph.frozen
         }
         self.dims: dict[str, tuple[Factors, ...] | None] = {}
-        self.readers: dict[str, dict[tuple[int, int], str]] = {}
+        self.readers: dict[str, dict[tuple[int, int, str], None]] = {}
         self.embeddings: set[str] = set()
         self.packed: set[str] = set()
-        self.layers: dict[int, set[str]] = {}
 
     def run(self) -> Weights:
         values = self.coupling.folded.run(self.coupling.shapes.known)
@@ -143,8 +150,8 @@ class _Search:
                 Weight(
                     name,
                     layout,
-                    tuple(place for place in readers if place[0] >= 0),
-                    tuple(dict.fromkeys(readers.values())),
+                    tuple((index, k) for index, k, _ in readers if index >= 0),
+                    tuple(dict.fromkeys(label for _, _, label in readers)),
                     ends.get(name, ""),
                 )
             )
@@ -152,6 +159,8 @@ class _Search:
 
     def _judge(self, name: str, tensor: onnx.TensorProto) -> tuple[str, Layout | None]:
         dims = self.dims[name]
+        if tensor.data_type in _COUNTS and name not in self.coupling.codes:
+            return "", None
         if name in self.packed:
             return PACKED, None
         if name in self.embeddings:
@@ -204,7 +213,7 @@ class _Search:
             path = scope.path(name)
             if k in packed:
                 self.packed.add(path)
-            self._note(path, found, {(node.index, k): node.label})
+            self._note(path, found, {(node.index, k, node.label): None})
 
     def _behind(self, scope: Scope, node: Node, relation: Relation | None) -> None:
         """Carry what is known of a computed constant over to what it is computed from."""
@@ -224,7 +233,7 @@ class _Search:
                 self._note(scope.path(operand), carried, self.readers[path])
 
     def _note(
-        self, path: str, dims: tuple[Factors, ...] | None, readers: Mapping[tuple[int, int], str]
+        self, path: str, dims: tuple[Factors, ...] | None, readers: Mapping[tuple[int, int, str], None]
     ) -> None:
         if self.dims.get(path) is None:
             self.dims[path] = dims
@@ -232,10 +241,10 @@ class _Search:
 
     def _ends(self) -> dict[str, str]:
         """Weights of layers that no other layer comes before, or after."""
-        at = {index: set[str]() for places in self.readers.values() for index, _ in places if index >= 0}
+        at = {i: set[str]() for places in self.readers.values() for i, _, _ in places if i >= 0}
         for name, places in self.readers.items():
             if name in self.stored:
-                for index, _ in places:
+                for index, _, _ in places:
                     at.get(index, set[str]()).add(name)
         fed: set[str] = set()
         leading: set[str] = set()

@@ -1,0 +1,353 @@
+"""From a model to one with zeros in its weights: the stages in order."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from math import prod as product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_prune import files, granularity, maskfile, ranking, samples, storage, tensors
+from onnx_prune.analyse import couple
+from onnx_prune.bits import Bits
+from onnx_prune.coupling import Coupling
+from onnx_prune.draft import Draft
+from onnx_prune.errors import InputError, NothingToPrune, ProofFailed
+from onnx_prune.granularity import Pattern
+from onnx_prune.graph import Graph
+from onnx_prune.histogram import Histogram, histogram, svg
+from onnx_prune.maskfile import Manifest, MaskFile
+from onnx_prune.runtime import Feeds, RunError, Session
+from onnx_prune.sign import sign
+from onnx_prune.sparse_report import Layer, LeftAlone, SparseReport
+from onnx_prune.sparsity import Sparsity
+from onnx_prune.stored import Stored
+from onnx_prune.validate import Drift, measure_drift
+from onnx_prune.weights import Weights, find, require_matches
+from onnx_prune.words import plain, some
+from onnx_prune.zeroing import Checked, Values, check, zero_out
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SparseResult:
+    """What `sparsify` gives back.
+
+    Attributes:
+        model: the model with its zeros; None where it was streamed to a file without being run.
+        mask: which weights stay.
+        report: everything measured.
+    """
+
+    model: onnx.ModelProto | None
+    mask: MaskFile
+    report: SparseReport
+
+
+def sparsify(
+    source: str | Path | onnx.ModelProto,
+    output: str | Path | None = None,
+    asked: Sparsity | None = None,
+    *,
+    save_mask: str | Path | None = None,
+    plot: str | Path | None = None,
+    dry_run: bool = False,
+    manifest: Mapping[str, Any] | None = None,
+) -> SparseResult:
+    """Zero single weights, check them, measure what that did, and write the model.
+
+    Args:
+        source: a path, or a model in memory (which is left as it is).
+        output: where the model is written; None writes nothing.
+        asked: what is asked for.
+        save_mask: where the mask is written.
+        plot: where the weights' spread is drawn, as SVG.
+        dry_run: choose and report, without running or writing anything.
+        manifest: what the mask file says beside what is known here, such as the round of a schedule.
+
+    Raises:
+        InputError: the model, an option or a file is not usable.
+        NothingToPrune: no weight takes part.
+        ProofFailed: a weight is not what it should be, which is a bug of ours; nothing was written.
+    """
+    return _Run(source, output, asked or Sparsity(), save_mask, plot, dry_run, dict(manifest or {})).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is seen of the weights on the way."""
+
+    histogram: Histogram
+    storage: storage.Storage
+    sparsely: int
+
+
+@dataclass
+class _Run:
+    source: str | Path | onnx.ModelProto
+    output: str | Path | None
+    asked: Sparsity
+    save_mask: str | Path | None
+    plot: str | Path | None
+    dry_run: bool
+    manifest: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> SparseResult:
+        asked = self.asked
+        pattern = granularity.parse(asked.pattern)
+        with self._stage("loading"):
+            graph, sha256 = self._load()
+        with self._stage("looking for weights"):
+            coupling = couple(graph)
+            weights = find(coupling)
+        require_matches(weights, "ignore", asked.ignore)
+        require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
+        with self._stage("ranking"):
+            mask, values = self._masks(coupling, weights, pattern, sha256)
+        with self._stage("zeroing"):
+            draft = zero_out(coupling, mask.bits, values)
+            checked = check(coupling, draft, mask.bits, values)
+            seen = self._look(coupling, draft, mask.bits, checked, values)
+        drift, not_run, size, model = None, "dry run" if self.dry_run else "--no-validate", None, None
+        if not self.dry_run:
+            self._sign(draft.model, mask)
+            if asked.validate:
+                model = draft.whole()
+                with self._stage("running"):
+                    drift, not_run = self._measure(coupling, model)
+            size = self._write(graph, draft)
+            if self.save_mask is not None:
+                maskfile.write(mask, self.save_mask)
+            if self.plot is not None:
+                files.write_text(self.plot, svg(seen.histogram))
+            model = model or (draft.whole() if self.output is None else None)
+        return SparseResult(
+            model, mask, self._report(coupling, weights, mask, checked, seen, drift, not_run, size)
+        )
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.asked.progress(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _load(self) -> tuple[Graph, str]:
+        if isinstance(self.source, onnx.ModelProto):
+            return Graph(self.source), ""
+        path = Path(self.source)
+        model = files.load(path)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return Graph(model, path.parent), sha256
+
+    def _masks(
+        self, coupling: Coupling, weights: Weights, pattern: Pattern, sha256: str
+    ) -> tuple[MaskFile, Values | None]:
+        """The masks, and new values where the criterion makes some."""
+        asked = self.asked
+        if asked.apply_mask is not None:
+            mask = maskfile.read(asked.apply_mask)
+            require_fit(coupling, mask, str(asked.apply_mask))
+            return mask, None
+        taking = ranking.taking(weights.taking, asked)
+        if not taking:
+            raise NothingToPrune(_nothing(weights))
+        parent = maskfile.read(asked.parent_mask) if asked.parent_mask is not None else None
+        if parent is not None:
+            require_fit(coupling, parent, str(asked.parent_mask))
+        score = ranking.scorer(Stored(coupling), asked, parent.bits if parent else {})
+        bits = ranking.rank(taking, asked, pattern, score)
+        if parent is not None:
+            maskfile.require_monotone(bits, parent, str(asked.parent_mask))
+        ratio = 1 - pattern.rows / pattern.columns if pattern.kind == "n:m" else asked.asked
+        made = Manifest(
+            model_sha256=sha256,
+            pattern=str(pattern),
+            criterion=asked.criterion if asked.scores is None else "scores",
+            ratio=1 - pattern.rows / pattern.columns if pattern.kind == "n:m" else asked.asked,
+            round=parent.manifest.round + 1 if parent else 0,
+            parent_sha256=parent.sha256 if parent else "",
+        )
+        return MaskFile(replace(made, **self.manifest), bits), None
+
+    def _look(
+        self,
+        coupling: Coupling,
+        draft: Draft,
+        bits: Mapping[str, Bits],
+        checked: Checked,
+        values: Values | None,
+    ) -> Seen:
+        """What is seen of the weights on the way: how they are spread, and what they take on the disk."""
+        stored = Stored(coupling)
+
+        def pairs() -> Iterator[tuple[Array, Array]]:
+            for name, mask in bits.items():
+                old = stored.array(name)
+                new = old if values is None else values(name)
+                yield old, np.where(mask.keep(), new, stored.zero(name))
+
+        found = {name: stored.proto(name) for name in bits}
+        dense = sum(map(tensors.nbytes, found.values()))
+        small = dense <= storage.GZ_BELOW
+        kind = Counter(tensor.data_type for tensor in found.values()).most_common(1)[0][0]
+        floats = (p for p in pairs() if p[0].dtype.kind == "f") if small else ()
+        spread = histogram(floats)
+        sizes = storage.Storage(
+            dense,
+            storage.gz_bytes(new for _, new in pairs()) if small else None,
+            storage.gz_bytes(old for old, _ in pairs()) if small else None,
+            sum(storage.sparse_bytes(tensor, checked.zeros[name]) for name, tensor in found.items()),
+            storage.break_even(kind),
+        )
+        sparsely = storage.store_sparsely(draft, checked.zeros) if self.asked.sparse_initializers else []
+        return Seen(spread, sizes, len(sparsely))
+
+    def _sign(self, model: onnx.ModelProto, mask: MaskFile) -> None:
+        """Leave a record in the model of how it was made; other metadata stay."""
+        said = mask.manifest
+        sign(model, criterion=said.criterion, pattern=said.pattern, sparsity=f"{said.ratio:g}")
+
+    def _measure(self, coupling: Coupling, model: onnx.ModelProto) -> tuple[Drift | None, str]:
+        """Drift from the dense model, or why there is none."""
+        graph = coupling.graph
+        try:
+            Session(graph.model, graph.folder)
+        except RunError as error:
+            return None, str(error)
+        if self.asked.drift_data is not None:
+            source = str(self.asked.drift_data)
+            feeds: Iterable[Feeds] = samples.load(self.asked.drift_data, graph.inputs)
+        else:
+            source = "random inputs"
+            feeds = samples.random_batches(graph.inputs, coupling.shapes.inputs)
+        try:
+            Session(model, graph.folder)
+        except RunError as error:
+            raise ProofFailed(f"the masked model does not load, the original does: {error}") from None
+        try:
+            drift = measure_drift(graph.model, model, feeds, source, graph.folder)
+        except RunError as error:
+            return None, str(error)
+        except ProofFailed as error:  # the weights are right: it is zero weights that make it so
+            self.notes.append(str(error).replace("the pruned model", "the sparse model"))
+            return None, ""
+        if drift is None:
+            self.notes.append("drift was not measured: no float output keeps its shape")
+        return drift, ""
+
+    def _write(self, graph: Graph, draft: Draft) -> int | None:
+        if self.output is None:
+            return None
+        with self._stage("writing"):
+            return files.save(
+                draft.model,
+                self.output,
+                content=draft.content,
+                source=graph.folder,
+                external=self.asked.external_data,
+                was_external=any(map(tensors.is_external, graph.model.graph.initializer)),
+            )
+
+    def _report(
+        self,
+        coupling: Coupling,
+        weights: Weights,
+        mask: MaskFile,
+        checked: Checked,
+        seen: Seen,
+        drift: Drift | None,
+        not_run: str,
+        size: int | None,
+    ) -> SparseReport:
+        known = {weight.name: weight for weight in weights.taking}
+        layers = []
+        for name, bits in mask.bits.items():
+            count = product(bits.shape)
+            labels = known[name].labels if name in known else ()
+            gone = count - bits.kept
+            layers.append(
+                Layer(name, labels, bits.shape, count, checked.were[name], gone, checked.zeros[name])
+            )
+        alone = [LeftAlone(s.name, s.size, s.why) for s in weights.spared]
+        why = "--ignore or --spare says so"
+        alone += [LeftAlone(w.name, w.size, why) for w in weights.taking if w.name not in mask.bits]
+        self._remark(layers, checked)
+        written = self.output is not None and not self.dry_run
+        return SparseReport(
+            source=None if isinstance(self.source, onnx.ModelProto) else str(self.source),
+            output=str(self.output) if written else None,
+            criterion=mask.manifest.criterion,
+            pattern=mask.manifest.pattern,
+            asked_ratio=mask.manifest.ratio,
+            asked=sum(layer.asked for layer in layers),
+            zeros=sum(layer.zeros for layer in layers),
+            size=sum(layer.size for layer in layers),
+            params=coupling.graph.params(),
+            layers=tuple(layers),
+            left_alone=tuple(alone),
+            untouched=checked.untouched,
+            storage=seen.storage,
+            stored_sparsely=seen.sparsely,
+            bytes=size,
+            histogram=seen.histogram,
+            runs=not not_run,
+            not_run=not_run,
+            drift=drift,
+            notes=tuple(self.notes),
+            seconds=self.seconds,
+            versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
+        )
+
+    def _remark(self, layers: Sequence[Layer], checked: Checked) -> None:
+        empty = [layer.name for layer in layers if layer.zeros == layer.size]
+        if empty:
+            such = f"{some(len(empty), 'weight')}, such as {plain(empty[0])},"
+            self.notes.append(f"{such} have nothing but zeros left: what they feed is constant")
+        over = sum(layer.zeros - layer.asked for layer in layers)
+        if over:
+            self.notes.append(f"{over:,} more weights are zero than were asked for: they were so before")
+        back = sum(checked.cleared.values())
+        if self.asked.apply_mask is not None and back:
+            self.notes.append(f"{back:,} weights that the mask removes were not zero; they are now")
+
+
+def require_fit(coupling: Coupling, mask: MaskFile, where: str) -> None:
+    """Require that a model has the tensors of a mask.
+
+    Raises:
+        InputError: one is missing, or has another shape.
+    """
+    stored = Stored(coupling)
+    for name, bits in mask.bits.items():
+        if name not in stored:
+            raise InputError(f"{where}: the model has no initializer {plain(name)!r}; is it another network?")
+        shape = tuple(stored.proto(name).dims)
+        if shape != bits.shape:
+            raise InputError(
+                f"{where}: {plain(name)!r} has shape {list(shape)}, the mask says {list(bits.shape)}"
+            )
+    if not mask.bits:
+        raise InputError(f"{where}: the mask has no tensors")
+
+
+def _nothing(weights: Weights) -> str:
+    """Why no weight takes part."""
+    if weights.taking:
+        return "nothing to prune: --ignore and --spare cover every layer"
+    why = f": {weights.spared[0].why}" if weights.spared else ""
+    return f"nothing to prune: no layer multiplies its inputs with a stored weight{why}"

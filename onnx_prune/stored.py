@@ -1,0 +1,64 @@
+"""The stored tensors that take part, by name or path: their bytes, the numbers they mean, and their zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_prune import tensors
+from onnx_prune.bodies import body_tensors
+from onnx_prune.coupling import Coupling
+from onnx_prune.mask import fill
+from onnx_prune.real import real
+
+Array = NDArray[Any]
+Bool = NDArray[np.bool_]
+
+
+class Stored:
+    """Reads one tensor at a time; nothing is kept.
+
+    Args:
+        coupling: the analysed model.
+    """
+
+    def __init__(self, coupling: Coupling) -> None:
+        self._coupling = coupling
+        self._bodies: dict[str, onnx.TensorProto] = dict(body_tensors(coupling.graph.model.graph))
+
+    def proto(self, name: str) -> onnx.TensorProto:
+        """The record of a tensor."""
+        return self._bodies[name] if name in self._bodies else self._coupling.graph.weights[name]
+
+    def __contains__(self, name: str) -> bool:
+        graph = self._coupling.graph
+        return name in self._bodies or (name in graph.weights and name not in graph.frozen)
+
+    def array(self, name: str) -> Array:
+        """The values as they are stored: do not write into them."""
+        return tensors.read(self.proto(name), self._coupling.graph.folder)
+
+    def real(self, name: str) -> Array:
+        """The numbers that they stand for, floats that numpy itself has."""
+        if name in self._bodies:
+            array = self.array(name)
+            return array.astype(np.float32) if array.dtype.kind != "f" or array.itemsize == 2 else array
+        return real(self._coupling, name)
+
+    def zero(self, name: str) -> Array:
+        """What means zero in it, to be broadcast: its zero points where it is quantized."""
+        array = np.zeros((), np.int8) if name in self._bodies else fill(self._coupling, name)
+        return array.astype(tensors.dtype_of(self.proto(name)))
+
+    def zeros(self, name: str, array: Array | None = None) -> Bool:
+        """Where it is zero.
+
+        Args:
+            name: of the tensor.
+            array: other values of it.
+        """
+        array = self.array(name) if array is None else array
+        return np.asarray(array == self.zero(name))
