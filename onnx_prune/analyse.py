@@ -9,8 +9,9 @@ is left are groups: an atom and all the dimensions of weights that it stands on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import prod as product
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, atoms, size
 from onnx_prune.computed import freeze
-from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Role
+from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Place, Role
 from onnx_prune.errors import Misfit
 from onnx_prune.fold import SMALL, Folded, small_integers
 from onnx_prune.graph import Graph, Node, copy_key, weight_of
@@ -47,7 +48,8 @@ class _Analysis:
     probe: Shapes | None
     solver: Solver = field(default_factory=Solver)
     axes: dict[str, Dims] = field(default_factory=dict)
-    extents: set[tuple[str, int]] = field(default_factory=set)
+    extents: set[Place] = field(default_factory=set)
+    origins: dict[str, set[Place]] = field(default_factory=dict)
 
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
@@ -64,13 +66,14 @@ class _Analysis:
                 if relation is not None:
                     asked.append((node, relation))
         zeros = Zeros(self.graph, self.shapes.types, self.values, self._key, asked)
-        relations = [Bound(node, relation, self._obey(node, relation, zeros)) for node, relation in asked]
+        relations = [Bound(node, r, r, self._obey(node, r, zeros)) for node, r in asked]
         for bound in relations:
             self._unify(bound)
         self._hold_dynamic()
         axes = {key: tuple(map(self.solver.resolve, dims)) for key, dims in self.axes.items()}
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
+        found = {atom for dims in axes.values() for axis in dims for atom in atoms(axis)}
         self.constant = self._constant(relations)
         groups, held = self._groups(roles_of(self.constant, self._key, relations))
         return Coupling(
@@ -91,6 +94,8 @@ class _Analysis:
                 for k in relation.unmasked
                 if k < len(node.inputs)
             ),
+            {atom: why for atom in found if (why := self.solver.held(atom))},
+            self.origins,
         )
 
     # What is known before any rule is asked.
@@ -147,8 +152,23 @@ class _Analysis:
         return self.axes[key]
 
     def _hold(self, key: str, why: str) -> None:
-        for axis in self._dims(key) or ():
+        for j, axis in enumerate(self._dims(key) or ()):
             self.solver.hold(axis, why)
+            self._arises(why, [(key, j)])
+
+    def _arises(self, why: str, places: Iterable[Place]) -> None:
+        """Remember where a reason to hold or mix an axis comes from."""
+        self.origins.setdefault(why, set()).update(places)
+
+    def _places(self, node: Node, relation: Relation) -> dict[Atom, list[Place]]:
+        """The dimensions around a node that each of its atoms stands on."""
+        found: dict[Atom, list[Place]] = {}
+        ins = ((self._key(node, k), dims) for k, dims in enumerate(relation.operands))
+        for key, dims in chain(ins, zip(node.outputs, relation.results, strict=True)):
+            for j, axis in enumerate(dims or () if key else ()):
+                for atom in atoms(axis):
+                    found.setdefault(atom, []).append((key, j))
+        return found
 
     def _key(self, node: Node, k: int) -> str:
         return self.copies.get((node.index, k), node.inputs[k])
@@ -207,28 +227,35 @@ class _Analysis:
         for name, dims in zip(node.outputs, relation.results, strict=True):
             if name and dims is None:
                 self._hold(name, f"the rule of {node.op} says nothing about {name}")
-        for atom in {a for d in (*relation.operands, *relation.results) if d for x in d for a in atoms(x)}:
+        places = self._places(node, relation)
+        for atom, around in places.items():
             if atom.held:
-                self.solver.hold(atom, f"{node.label}: {atom.held}")
+                self.solver.hold(atom, why := f"{node.label}: {atom.held}")
+                self._arises(why, around)
             if atom.mixed:
-                self.solver.mix(atom, f"{node.label} takes a statistic over it")
+                self.solver.mix(atom, why := f"{node.label} takes a statistic over it")
+                self._arises(why, around)
         for k, dims in enumerate(relation.operands):
             for j, axis in enumerate(dims or ()):
                 if isinstance(axis, Atom) and axis.held and _is_extent(relation, axis):
                     self.extents.add((self._key(node, k), j))
         carriers = zeros.carriers(node, relation)
-        exposed = self._contract(node, relation, carriers)
+        exposed = self._contract(node, relation, carriers, places)
         zeros.propagate(node, relation, carriers)
         return tuple(exposed)
 
-    def _contract(self, node: Node, relation: Relation, carriers: Carriers) -> list[int]:
+    def _contract(
+        self, node: Node, relation: Relation, carriers: Carriers, places: Mapping[Atom, list[Place]]
+    ) -> list[int]:
         """A sum over channels is cut exactly only where masking makes a factor of it zero."""
         exposed = set()
         for atom in relation.contracted():
             if self.solver.held(atom) or atom.mixed or atom.size == 1:
                 continue
             if not any(carriers[atom].values()):
-                self.solver.hold(atom, f"{node.label} sums over values that masking does not make zero")
+                why = f"{node.label} sums over values that masking does not make zero"
+                self.solver.hold(atom, why)
+                self._arises(why, places.get(atom, ()))
             exposed |= {k for k, zero in carriers[atom].items() if not zero}
         for k in relation.zeroed:
             mine = [(a, zero[k]) for a, zero in carriers.items() if k in zero and a.size > 1]
@@ -238,14 +265,12 @@ class _Analysis:
 
     def _unify(self, bound: Bound) -> None:
         node, relation = bound.node, bound.relation
-        for k, dims in enumerate(relation.operands):
-            if dims is not None and node.inputs[k]:
-                for have, said in zip(self._dims(self._key(node, k)) or (), dims, strict=True):
-                    self.solver.unify(have, said)
-        for name, dims in zip(node.outputs, relation.results, strict=True):
-            if dims is not None and name:
-                for have, said in zip(self._dims(name) or (), dims, strict=True):
-                    self.solver.unify(have, said)
+        keys = [self._key(node, k) for k in range(len(node.inputs))]
+        for key, dims in zip((*keys, *node.outputs), (*relation.operands, *relation.results), strict=True):
+            if dims is not None and key:
+                for j, (have, said) in enumerate(zip(self._dims(key) or (), dims, strict=True)):
+                    if why := self.solver.unify(have, said):
+                        self._arises(why, [(key, j)])
 
     def _hold_dynamic(self) -> None:
         """Hold axes whose size changes from run to run, but for the static factors of a product.
@@ -264,7 +289,8 @@ class _Analysis:
                     continue
                 leaves = list(atoms(self.solver.resolve(axis)))
                 if all(self.solver.held(leaf) is None for leaf in leaves):
-                    self.solver.hold(axis, f"axis {j} of {name} is dynamic")
+                    self.solver.hold(axis, why := f"axis {j} of {name} is dynamic")
+                    self._arises(why, [(name, j)])
 
     def _resolved(self, bound: Bound) -> Bound:
         relation, resolve = bound.relation, self.solver.resolve
@@ -282,7 +308,7 @@ class _Analysis:
         dims = [d for d in (*relation.operands, *relation.results) if d]
         mixed = {a for d in dims for axis in d for a in atoms(axis) if a.mixed}
         leaves = frozenset(leaf for a in mixed for leaf in atoms(resolve(a)))
-        return Bound(bound.node, solved, bound.exposed, leaves)
+        return Bound(bound.node, solved, relation, bound.exposed, leaves)
 
     # Reading the answer.
 

@@ -102,7 +102,8 @@ def _prune(given: dict[str, Any], settings: Settings) -> Report:
 def _print(report: Report, given: dict[str, Any]) -> None:
     if given["quiet"] and not given["as_json"]:
         return
-    from onnx_prune.show import as_json, console, show
+    from onnx_prune.page import console
+    from onnx_prune.show import as_json, show
 
     with printing():
         if given["as_json"]:

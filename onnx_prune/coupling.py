@@ -4,7 +4,7 @@ rest stays whole.  `onnx_prune.analyse` finds it out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +16,7 @@ from onnx_prune.relation import Dims, Relation
 from onnx_prune.shapes import Shapes
 
 Role = Literal["producer", "consumer", "other"]
+Place = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,14 @@ class Bound:
     Attributes:
         node: the node.
         relation: its relation.
+        letters: the same over the node's own atoms, which say what this node alone couples.
         exposed: operands that have to be zero where masked, and are not by themselves.
         mixed: atoms that the node takes a statistic over.
     """
 
     node: Node
     relation: Relation
+    letters: Relation
     exposed: tuple[int, ...] = ()
     mixed: frozenset[Atom] = frozenset()
 
@@ -102,6 +105,8 @@ class Coupling:
         copies: (node index, operand index) to the key of its private copy.
         codes: by key, how tensors of integers that stand for numbers are read.
         unmasked: keys of operands that say where or how to read; they are cut but never masked.
+        reasons: why each atom that is held is.
+        origins: for each reason to hold or mix an axis where it arises, (key, dim) pairs.
     """
 
     graph: Graph
@@ -116,6 +121,8 @@ class Coupling:
     copies: dict[tuple[int, int], str]
     codes: dict[str, Coded] = field(default_factory=dict)
     unmasked: frozenset[str] = frozenset()
+    reasons: Mapping[Atom, str] = field(default_factory=dict)
+    origins: Mapping[str, Collection[Place]] = field(default_factory=dict)
 
     def key(self, node: Node, k: int) -> str:
         """The name under which `axes` has operand `k` of `node`."""

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from onnx_prune.page import Page, document
 from onnx_prune.report import GroupCut, HeldBack, Report
-from onnx_prune.words import change, duration, human, plain, scientific, share, some, times
+from onnx_prune.words import change, duration, human, scientific, share, some, times
 
 _TOP_GROUPS, _TOP_HELD = 8, 5
 _NARROW, _TINY = 72, 50
-_FALLBACK = {"→": "->", "·": "-", "…": "...", "✓": "+", "✗": "!", "×": "x", "█": "#", "░": "."}
-
-
-def console() -> Console:
-    """Stdout, without colour where that is not a terminal or `NO_COLOR` is set."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def show(report: Report, console: Console, verbose: bool = False) -> None:
@@ -36,42 +27,19 @@ def show(report: Report, console: Console, verbose: bool = False) -> None:
         console: where to print.
         verbose: all groups, all reasons, the time of each stage and the versions.
     """
-    page = _Page(report, console, verbose)
-    for block in page.blocks():
-        console.print(block)
+    _Page(console, verbose, report).print()
 
 
 def as_json(report: Report) -> str:
     """The report as one strict JSON document; what is no number (NaN, infinity) becomes null."""
-    document = {"format": "onnx-prune-report", "version": 1} | report.to_dict()
-    return json.dumps(_strict(document), indent=2, allow_nan=False)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if hasattr(value, "item"):  # a NumPy scalar
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
-
-
-def speaks_unicode(console: Console) -> bool:
-    """Whether the console takes more than ASCII: its encoding does, and the locale is not plain C."""
-    locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
-    return not console.options.ascii_only and locale not in ("C", "POSIX")
+    return document("onnx-prune-report", 1, report.to_dict())
 
 
 @dataclass(frozen=True)
-class _Page:
+class _Page(Page):
     """The page's blocks, from the top."""
 
     report: Report
-    console: Console
-    verbose: bool
 
     def blocks(self) -> Iterator[Text | Table | Padding]:
         yield self._title()
@@ -96,44 +64,6 @@ class _Page:
         yield self._written()
         if self.verbose:
             yield from self._details()
-
-    @property
-    def _width(self) -> int:
-        return min(self.console.width, 110)
-
-    def _say(self, text: object) -> str:
-        """The text, safe to print here."""
-        safe = plain(text)
-        if speaks_unicode(self.console):
-            return safe
-        safe = "".join(_FALLBACK.get(c, c) for c in safe)
-        return safe.encode("ascii", "backslashreplace").decode()
-
-    def _text(self, text: object, style: str = "") -> Text:
-        return Text(self._say(text), style)
-
-    def _heading(self, text: str) -> Text:
-        return self._text(text, "bold")
-
-    def _item(self, mark: str, text: object, style: str = "") -> Table:
-        """A mark, and text that wraps beside it."""
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(no_wrap=True)
-        grid.add_column(overflow="fold")
-        grid.add_row(self._text(mark, style), self._text(text, style))
-        return grid
-
-    def _short(self, name: str, width: int) -> str:
-        """The name, its middle left out where it is too long: the ends tell layers apart."""
-        name, dots = self._say(name), self._say("…")
-        if cell_len(name) <= width:
-            return name
-        tail = max(0, (width - len(dots)) * 2 // 3)
-        end = len(name)
-        while end > 0 and cell_len(name[end - 1 :]) <= tail:
-            end -= 1
-        head = max(0, width - len(dots) - cell_len(name[end:]))
-        return set_cell_size(name, head).rstrip() + dots + name[end:] if end else name
 
     def _title(self) -> Text:
         report = self.report
@@ -242,11 +172,6 @@ class _Page:
         if reason.axes > len(shown):
             return f"{some(reason.axes, 'axis')}, such as {places}" if places else some(reason.axes, "axis")
         return places
-
-    def _more(self, number: int, shown: int, noun: str) -> Iterator[Padding]:
-        if number > shown and not self.verbose:
-            text = f"and {some(number - shown, f'more {noun}')}; --verbose shows all"
-            yield Padding(self._text(text, "dim"), (0, 0, 0, 2), expand=False)
 
     def _proof(self) -> Table:
         proof = self.report.proof

@@ -31,6 +31,7 @@ class Solver:
         self._tree: dict[Atom, Axis] = {}
         self._held: dict[Atom, str] = {}
         self._mixed: dict[Atom, str] = {}
+        self._gave_up: str | None = None
 
     def find(self, atom: Atom) -> Atom:
         """The atom that stands for all that were joined with `atom`."""
@@ -75,8 +76,9 @@ class Solver:
         """Whose statistic cutting a resolved atom changes, or None."""
         return self._mixed.get(atom) or atom.mixed
 
-    def unify(self, left: Axis, right: Axis) -> None:
-        """Make two axes the same, or hold what cannot be."""
+    def unify(self, left: Axis, right: Axis) -> str | None:
+        """Make two axes the same, or hold what cannot be: then the sentence why is returned."""
+        self._gave_up = None
         todo, splits = [(left, right)], 0
         while todo:
             a, b = map(self.resolve, todo.pop())
@@ -102,6 +104,7 @@ class Solver:
                 splits += self._factors(a, b, todo)
             else:
                 splits += self._parts(a, b, todo)
+        return self._gave_up
 
     def _wholly_held(self, axis: Axis) -> str | None:
         why = None
@@ -113,6 +116,7 @@ class Solver:
         return why
 
     def _give_up(self, a: Axis, b: Axis, why: str) -> None:
+        self._gave_up = why
         self.hold(a, why)
         self.hold(b, why)
 

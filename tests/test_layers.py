@@ -17,7 +17,7 @@ ROOT = Path(onnx_prune.__file__).parent
 LAYERS = [
     {"errors", "axis", "words"},
     {"relation", "wire", "settings", "wellformed", "atomic", "paths"},
-    {"unify", "pattern", "tensors", "restate", "command", "working"},
+    {"unify", "pattern", "tensors", "restate", "command", "working", "page"},
     {"rules", "graph", "runtime", "options", "files"},
     {"shapes", "fold", "computed", "codes", "zeros"},
     {"coupling"},
@@ -40,7 +40,7 @@ DOORS = {
     "onnx_graphsurgeon": {"graph"},
     "onnxruntime": {"runtime"},
     "click": {"cli", "command", "options", "program", "verbs"},
-    "rich": {"show", "working"},
+    "rich": {"page", "show", "working"},
     "torch": set(),
 }
 

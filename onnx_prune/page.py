@@ -1,0 +1,121 @@
+"""A page of text that fits the console, and the same as a document for programs: what all reports share."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from onnx_prune.words import plain, some
+
+_FALLBACK = {"→": "->", "·": "-", "…": "...", "✓": "+", "✗": "!", "×": "x", "█": "#", "░": "."}
+
+
+def console() -> Console:
+    """Stdout, without colour where that is not a terminal or `NO_COLOR` is set."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def document(kind: str, version: int, content: dict[str, Any]) -> str:
+    """One strict JSON document; what is no number (NaN, infinity) becomes null.
+
+    Args:
+        kind: the format's name, which comes first.
+        version: the format's version.
+        content: plain data.
+    """
+    named = {"format": kind, "version": version} | content
+    return json.dumps(_strict(named), indent=2, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if hasattr(value, "item"):  # a NumPy scalar
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def speaks_unicode(console: Console) -> bool:
+    """Whether the console takes more than ASCII: its encoding does, and the locale is not plain C."""
+    locale = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    return not console.options.ascii_only and locale not in ("C", "POSIX")
+
+
+@dataclass(frozen=True)
+class Page(ABC):
+    """Blocks from the top down, every text of them safe to print here.
+
+    Attributes:
+        console: where to print.
+        verbose: whether to show all there is.
+    """
+
+    console: Console
+    verbose: bool
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Text | Table | Padding]:
+        """The page's blocks."""
+
+    def print(self) -> None:
+        """Print the page."""
+        for block in self.blocks():
+            self.console.print(block)
+
+    @property
+    def _width(self) -> int:
+        return min(self.console.width, 110)
+
+    def _say(self, text: object) -> str:
+        """The text, safe to print here."""
+        safe = plain(text)
+        if speaks_unicode(self.console):
+            return safe
+        safe = "".join(_FALLBACK.get(c, c) for c in safe)
+        return safe.encode("ascii", "backslashreplace").decode()
+
+    def _text(self, text: object, style: str = "") -> Text:
+        return Text(self._say(text), style)
+
+    def _heading(self, text: str) -> Text:
+        return self._text(text, "bold")
+
+    def _item(self, mark: str, text: object, style: str = "") -> Table:
+        """A mark, and text that wraps beside it."""
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(self._text(mark, style), self._text(text, style))
+        return grid
+
+    def _short(self, name: str, width: int) -> str:
+        """The name, its middle left out where it is too long: the ends tell layers apart."""
+        name, dots = self._say(name), self._say("…")
+        if cell_len(name) <= width:
+            return name
+        tail = max(0, (width - len(dots)) * 2 // 3)
+        end = len(name)
+        while end > 0 and cell_len(name[end - 1 :]) <= tail:
+            end -= 1
+        head = max(0, width - len(dots) - cell_len(name[end:]))
+        return set_cell_size(name, head).rstrip() + dots + name[end:] if end else name
+
+    def _more(self, number: int, shown: int, noun: str) -> Iterator[Padding]:
+        if number > shown and not self.verbose:
+            text = f"and {some(number - shown, f'more {noun}')}; --verbose shows all"
+            yield Padding(self._text(text, "dim"), (0, 0, 0, 2), expand=False)
