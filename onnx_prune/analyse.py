@@ -22,8 +22,9 @@ from onnx_prune.axis import Atom, atoms, size
 from onnx_prune.computed import freeze
 from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Place, Role
 from onnx_prune.errors import Misfit
-from onnx_prune.fold import SMALL, Folded, small_integers
-from onnx_prune.graph import Graph, Node, copy_key, weight_of
+from onnx_prune.fold import SMALL, Folded, is_random, small_integers
+from onnx_prune.graph import Graph, copy_key, weight_of
+from onnx_prune.nodes import Node, Path
 from onnx_prune.relation import Dims, Op, Relation
 from onnx_prune.roles import operands_with, roles_of
 from onnx_prune.rules import has_rule, relate
@@ -50,6 +51,7 @@ class _Analysis:
     axes: dict[str, Dims] = field(default_factory=dict)
     extents: set[Place] = field(default_factory=set)
     origins: dict[str, set[Place]] = field(default_factory=dict)
+    shut: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> Coupling:
         self.folded = Folded(self.graph, self.shapes)
@@ -120,6 +122,8 @@ class _Analysis:
             uses = self.graph.uses.get(name, [])
             if len(uses) < 2 or sum(n > 1 for n in tensor.dims) > 1:
                 continue
+            if any(self.graph.nodes[node].crossing for node, _ in uses):
+                continue
             if name not in outputs and name not in fed and name not in self.graph.captured:
                 for node, k in uses:
                     yield (node, k), copy_key(name, node, k)
@@ -181,7 +185,7 @@ class _Analysis:
 
         other = None if shapes is not self.shapes or self.probe is None else self._op(node, self.probe)
         return Op(
-            node.proto.op_type,
+            node.type,
             known(node.inputs),
             known(node.outputs),
             node.attrs,
@@ -200,7 +204,14 @@ class _Analysis:
         """The node's relation; where there is none every axis around the node is held."""
         names = [name for name in (*node.inputs, *node.outputs) if name]
         probes = [s.known for s in (self.shapes, self.probe) if s is not None]
-        if not has_rule(node.proto.op_type, node.domain):
+        shut = next((path for path in self.shut if node.place.path[: len(path)] == path), None)
+        if shut is not None:
+            why = self.shut[shut]
+        elif node.closed:
+            why = f"the body of {node.label} is not looked into"
+        elif node.inner and is_random(node) and len(node.inputs) > 2:  # Dropout in training mode
+            why = f"{node.label} draws at random inside a body, which is not repeated"
+        elif not has_rule(node.type, node.domain):
             why = f"no rule for {node.op} ({node.label})"
         elif any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"
@@ -211,6 +222,8 @@ class _Analysis:
                 why, relation = f"{node.label}: {misfit}", None
             if relation is not None:
                 return relation
+        if node.part == ".enter":  # the sizes inside may be others from step to step
+            self.shut[node.slots[1].place.path] = why
         for k, name in enumerate(node.inputs):
             if name:
                 self._hold(self._key(node, k), why)
@@ -316,6 +329,8 @@ class _Analysis:
         """Tensors that depend on weights alone."""
         constant = set(self.graph.weights) | self.folded.names
         for bound in relations:
+            if bound.node.crossing:
+                continue  # what a loop carries changes, though it began as a weight
             if all(not name or name in constant for name in bound.node.inputs):
                 constant.update(bound.node.outputs)
         return constant

@@ -76,8 +76,8 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
         ).report
     if given["quiet"] and not given["as_json"]:
         return
-    from onnx_prune.show import as_json, console
-    from onnx_prune.show_sparse import show
+    from onnx_prune.page import console
+    from onnx_prune.show_sparse import as_json, show
 
     with printing():
         if given["as_json"]:

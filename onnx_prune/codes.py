@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.graph import Node
+from onnx_prune.nodes import Node
 from onnx_prune.relation import CARRIED, Code, Relation
 
 Array = NDArray[Any]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import atoms
 from onnx_prune.fold import SMALL, is_random
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph
+from onnx_prune.nodes import Node
 from onnx_prune.relation import Dims, Relation
 from onnx_prune.runtime import RunError, Session
 from onnx_prune.unify import Solver
@@ -62,12 +63,14 @@ def freeze(graph: Graph, folded: Mapping[str, NDArray[Any]], relate: Relate) -> 
 
 
 def _derived(graph: Graph, folded: Collection[str]) -> set[int]:
-    """Nodes that compute something from weights alone."""
+    """Nodes of the main graph that compute something from weights alone."""
     constant = set(graph.weights) | set(folded)
     derived: set[int] = set()
     for node in graph.nodes:
         inputs = [name for name in node.inputs if name]
-        if not inputs or node.bodies or is_random(node) or not all(name in constant for name in inputs):
+        if not inputs or node.inner or node.crossing or node.closed or is_random(node):
+            continue
+        if not all(name in constant for name in inputs):
             continue
         if not all(name in folded for name in filter(None, node.outputs)):
             derived.add(node.index)

@@ -8,8 +8,9 @@ from math import prod as product
 
 from onnx_prune.axis import Atom, atoms
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph
 from onnx_prune.kept import size_kept
+from onnx_prune.nodes import Node
 from onnx_prune.relation import Op
 from onnx_prune.rules.linear import einsum
 
@@ -103,7 +104,7 @@ def macs(node: Node, shapes: Shapes) -> int:
     ins, outs = (
         tuple(shapes[name] if name else None for name in side) for side in (node.inputs, node.outputs)
     )
-    return count(Op(node.proto.op_type, ins, outs, node.attrs))
+    return count(Op(node.type, ins, outs, node.attrs))
 
 
 def total_macs(graph: Graph, shapes: Shapes) -> int:

@@ -11,7 +11,8 @@ from typing import Literal
 from onnx_prune.axis import Atom, Axis, Prod
 from onnx_prune.codes import Coded
 from onnx_prune.fold import Folded
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph
+from onnx_prune.nodes import Node
 from onnx_prune.relation import Dims, Relation
 from onnx_prune.shapes import Shapes
 

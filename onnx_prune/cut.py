@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -12,6 +13,7 @@ from onnx_prune.draft import Draft, Edit, add_constant, rearrange, start
 from onnx_prune.follow import Follower
 from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.nodes import Path, Place, graph_at, names_read
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,75 +90,62 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
         return Edit(slicer(found), tuple(n if mask is None else int(mask.sum()) for n, mask in sizes))
 
     draft = start(graph, change)
-    live = _live_names(graph.model.graph)
+    paths = [(), *(body.path for body in graph.bodies)]
+    live = {path: _live_names(graph_at(graph.model.graph, path)) for path in paths}
     for copy in copies.made:
         array = slicer(masks(coupling, copy.key, plan))(graph.array(copy.source))
         add_constant(draft, copy.name, array)
         for index, k in copy.users:
-            draft.model.graph.node[index].input[k] = copy.name
+            draft.rewire(graph.nodes[index], k, copy.name)
     Follower(coupling, plan, draft).run()
-    _declare(coupling, plan, draft.model.graph)
-    _bury(draft, live)
+    _declare(coupling, plan, draft.model.graph, {})
+    for body in graph.bodies:
+        _declare(coupling, plan, graph_at(draft.model.graph, body.path), body.names)
+    dead = set(draft.replaced)
+    for path in reversed(paths):
+        dead |= _dead(draft, path, live[path])
+    rearrange(draft, before=draft.inserted, dropped=dead)
     return draft
 
 
-def _declare(coupling: Coupling, plan: Plan, graph: onnx.GraphProto) -> None:
+def _declare(coupling: Coupling, plan: Plan, graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Shapes that the model declares for cut tensors follow; nothing else about them changes."""
-    weights = coupling.graph.weights
-    inputs = [value for value in graph.input if value.name in weights]
-    for value in (*graph.value_info, *inputs):
-        found = masks(coupling, value.name, plan)
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        found = masks(coupling, names.get(value.name, value.name), plan)
         for dim, mask in zip(value.type.tensor_type.shape.dim, found, strict=False):
             if mask is not None and dim.HasField("dim_value"):
                 dim.dim_value = int(mask.sum())
 
 
 def _live_names(graph: onnx.GraphProto) -> set[str]:
-    return {value.name for value in graph.output} | set(_read(graph))
+    return {value.name for value in graph.output} | set(names_read(graph.node))
 
 
-def _read(graph: onnx.GraphProto) -> list[str]:
-    """Every name that a node or a subgraph reads."""
-    read: list[str] = []
-    todo = [graph]
-    while todo:
-        inner = todo.pop()
-        if inner is not graph:
-            read += [value.name for value in inner.output]
-        for node in inner.node:
-            read += node.input
-            for attribute in node.attribute:
-                todo += [attribute.g] if attribute.HasField("g") else []
-                todo += attribute.graphs
-    return read
-
-
-def _bury(draft: Draft, live: set[str]) -> None:
-    """Remove what was used before the cut and no longer is; put inserted nodes in their places."""
-    graph = draft.model.graph
-    inserted = onnx.GraphProto(node=[node for nodes in draft.inserted.values() for node in nodes])
-    users = Counter(_read(graph)) + Counter(_read(inserted))
+def _dead(draft: Draft, path: Path, live: set[str]) -> set[Place]:
+    """Nodes of one graph that were used before the cut and no longer are; unused weights are removed at once."""
+    graph = graph_at(draft.model.graph, path)
+    places = [Place(path, at) for at in range(len(graph.node))]
+    inserted = [node for place, nodes in draft.inserted.items() for node in nodes]
+    users = Counter(names_read(graph.node)) + Counter(names_read(inserted))
     users.update(value.name for value in graph.output)
-    dead = set(draft.replaced)
-    for index in dead:
-        users.subtract(_read(onnx.GraphProto(node=[graph.node[index]])))
-    for index in range(len(graph.node) - 1, -1, -1):
-        node = graph.node[index]
-        outputs = [name for name in node.output if name and index not in dead]
+    dead = draft.replaced.intersection(places)
+    users.subtract(names_read(graph.node[place.at] for place in dead))
+    for place in reversed(places):
+        node = graph.node[place.at]
+        outputs = [name for name in node.output if name and place not in dead]
         if outputs and not any(users[name] for name in outputs) and any(name in live for name in outputs):
-            dead.add(index)
-            users.subtract(_read(onnx.GraphProto(node=[node])))
+            dead.add(place)
+            users.subtract(names_read([node]))
     declared = {value.name for value in graph.input}
     for j in range(len(graph.initializer) - 1, -1, -1):
         name = graph.initializer[j].name
         if name in live and not users[name] and name not in declared:
             del graph.initializer[j]
             draft.content.pop(name, None)
-    rearrange(draft, before=draft.inserted, dropped=dead)
-    if dead:
-        made = {name for node in graph.node for name in node.output}
-        made |= {tensor.name for tensor in graph.initializer} | declared
-        for j in range(len(graph.value_info) - 1, -1, -1):
-            name = graph.value_info[j].name
-            if name in live and name not in made:
-                del graph.value_info[j]
+    made = declared | {tensor.name for tensor in graph.initializer}
+    made |= {name for place in places if place not in dead for name in graph.node[place.at].output}
+    for j in range(len(graph.value_info) - 1, -1, -1):
+        name = graph.value_info[j].name
+        if dead and name in live and name not in made:
+            del graph.value_info[j]
+    return dead

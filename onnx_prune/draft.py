@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_prune import tensors
 from onnx_prune.graph import Graph
+from onnx_prune.nodes import Node, Place, graph_at
 
 Array = NDArray[Any]
 _SMALL = 1024  # bytes: smaller tensors are simply copied
@@ -43,14 +44,35 @@ class Draft:
     Attributes:
         model: the structure; initializers named in `content` carry dims and type but no data.
         content: for such initializers, a function that makes the array.
-        replaced: indices of nodes whose result is an initializer now, still to be removed.
-        inserted: nodes to be put before the node of that index.
+        replaced: where nodes stand whose result is an initializer now, still to be removed.
+        inserted: nodes to be put before what stands there.
     """
 
     model: onnx.ModelProto
     content: dict[str, Callable[[], Array]] = field(default_factory=dict)
-    replaced: set[int] = field(default_factory=set)
-    inserted: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+    replaced: set[Place] = field(default_factory=set)
+    inserted: dict[Place, list[onnx.NodeProto]] = field(default_factory=dict)
+
+    def proto(self, node: Node) -> onnx.NodeProto:
+        """The record of one of the original's nodes, while they are where they were."""
+        return graph_at(self.model.graph, node.place.path).node[node.place.at]
+
+    def operand(self, node: Node, k: int) -> str:
+        """What operand `k` of one of the original's nodes is called where it is read."""
+        (path, at), j = node.slot(k)
+        graph = graph_at(self.model.graph, path)
+        return graph.output[j].name if at == len(graph.node) else graph.node[at].input[j]
+
+    def rewire(self, node: Node, k: int, name: str) -> None:
+        """Let one of the original's nodes read something else."""
+        (path, at), j = node.slot(k)
+        graph = graph_at(self.model.graph, path)
+        if at == len(graph.node):
+            graph.output[j].name = name
+            return
+        inputs = graph.node[at].input
+        inputs.extend([""] * (j + 1 - len(inputs)))
+        inputs[j] = name
 
     def whole(self) -> onnx.ModelProto:
         """The model with all content filled in; the draft keeps its structure and gains the data."""
@@ -68,7 +90,7 @@ def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
         change: for a weight's name how it changes, or None to keep it.
 
     Returns:
-        The draft; weights in Constant nodes are changed in place.
+        The draft; weights in bodies and in Constant nodes are changed at once.
     """
     draft = Draft(_without_weights(graph.model))
     for tensor in graph.model.graph.initializer:
@@ -83,12 +105,17 @@ def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
     for name in sorted(graph.frozen):
         if (edit := change(name)) is not None:
             add_constant(draft, name, edit.apply(graph.array(name)))
-            draft.replaced.add(graph.makers[name].index)
+            draft.replaced.add(graph.makers[name].place)
+    for body in graph.bodies:
+        for tensor in graph_at(draft.model.graph, body.path).initializer:
+            name = body.names[tensor.name]
+            if (edit := change(name)) is not None:
+                tensors.fill(tensor, edit.apply(graph.array(name)))
     for node in graph.nodes:
         if node.op == "Constant" and node.outputs[0] in graph.weights:
             edit = change(node.outputs[0])
             if edit is not None:
-                _set_constant(draft.model.graph.node[node.index], edit.apply(graph.array(node.outputs[0])))
+                _set_constant(draft.proto(node), edit.apply(graph.array(node.outputs[0])))
     return draft
 
 
@@ -109,24 +136,28 @@ def add_constant(draft: Draft, name: str, value: Array) -> str:
 def rearrange(
     draft: Draft,
     *,
-    before: Mapping[int, list[onnx.NodeProto]],
-    after: Mapping[int, list[onnx.NodeProto]] | None = None,
-    dropped: set[int],
+    before: Mapping[Place, list[onnx.NodeProto]],
+    after: Mapping[Place, list[onnx.NodeProto]] | None = None,
+    dropped: set[Place],
 ) -> None:
-    """Put nodes before and after those of the given indices, and drop some."""
-    if not before and not after and not dropped:
-        return
-    graph = draft.model.graph
-    nodes: list[onnx.NodeProto] = []
-    for index, node in enumerate(graph.node):
-        nodes += before.get(index, ())
-        if index not in dropped:
-            copy = onnx.NodeProto()
-            copy.CopyFrom(node)
-            nodes.append(copy)
-        nodes += (after or {}).get(index, ())
-    del graph.node[:]
-    graph.node.extend(nodes)
+    """Put nodes before and after the given places, and drop some."""
+    after = after or {}
+    paths = {place.path for place in (*before, *after, *dropped)}
+    for path in sorted(
+        paths, key=lambda path: (-len(path), path)
+    ):  # a move of outer nodes changes inner paths
+        graph = graph_at(draft.model.graph, path)
+        nodes: list[onnx.NodeProto] = []
+        for at in range(len(graph.node) + 1):
+            place = Place(path, at)
+            nodes += before.get(place, ())
+            if at < len(graph.node) and place not in dropped:
+                copy = onnx.NodeProto()
+                copy.CopyFrom(graph.node[at])
+                nodes.append(copy)
+            nodes += after.get(place, ())
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph
+from onnx_prune.nodes import Node
 from onnx_prune.runtime import Session
 from onnx_prune.shapes import Shapes
 
@@ -63,6 +64,11 @@ def small_integers(shape: tuple[int, ...], kind: int) -> bool:
     return count == 1 or (kind in _INTEGERS and (len(shape) <= 1 or count <= SMALL))
 
 
+def _setting(shape: tuple[int, ...], kind: int) -> bool:
+    """Whether an array of more than one element may say how: floats in two dims are what, such as a state."""
+    return product(shape) <= SMALL and (kind in _INTEGERS or len(shape) < 2)
+
+
 class Folded:
     """Which nodes fold, and what they compute for given shapes."""
 
@@ -85,7 +91,7 @@ class Folded:
     def _folds(self, node: Node, shapes: Shapes) -> bool:
         if node.op in ("Shape", "Size"):
             return all(name in shapes.known for name in node.inputs)
-        if node.domain or node.bodies or is_random(node) or not any(node.inputs):
+        if node.domain or node.crossing or node.closed or is_random(node) or not any(node.inputs):
             return False
         if not all(not name or name in self.names or name in self.constants for name in node.inputs):
             return False
@@ -95,7 +101,7 @@ class Folded:
                 return False
             if node.op == "DequantizeLinear" and product(shape) > 1:
                 return False  # a weight, however small and integer its stored form is
-            if not small_integers(shape, shapes.types[name]) and product(shape) > SMALL:
+            if not small_integers(shape, shapes.types[name]) and not _setting(shape, shapes.types[name]):
                 return False
             if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
                 return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers

@@ -140,7 +140,7 @@ class Follower:
         An entry that is always the same becomes a literal, one that comes out right is taken from the
         old operand, any other has to be a multiple of a product of the inputs' dynamic dims.
         """
-        name = bound.node.inputs[k]
+        name = self.draft.operand(bound.node, k)
         pieces = []
         for j in range(wanted[0].size):
             want = [int(value[j]) for value in wanted]
@@ -151,7 +151,7 @@ class Follower:
                 pieces.append(self._insert(bound, "Gather", [name, index]))
             else:
                 pieces.append(self._product(bound, restate, k, want))
-        self._proto(bound).input[k] = self._insert(bound, "Concat", pieces, axis=0)
+        self.draft.rewire(bound.node, k, self._insert(bound, "Concat", pieces, axis=0))
 
     def _product(self, bound: Bound, restate: Restate, k: int, want: list[int]) -> str:
         """An entry as a multiple of dynamic dims of the graph's inputs, read from their Shape."""
@@ -181,7 +181,7 @@ class Follower:
 
     def _insert(self, bound: Bound, op: str, inputs: list[str], **attributes: Any) -> str:
         """A new node before this one; its result."""
-        nodes = self.draft.inserted.setdefault(bound.node.index, [])
+        nodes = self.draft.inserted.setdefault(bound.node.place, [])
         target = f"{bound.node.outputs[0]}.{op}{len(nodes)}"
         while target in self.coupling.shapes.known:
             target += "_"
@@ -202,10 +202,7 @@ class Follower:
             self._rewire(bound, k, old[0])
 
     def _rewire(self, bound: Bound, k: int, value: Array) -> None:
-        inputs = self._proto(bound).input
-        while len(inputs) <= k:
-            inputs.append("")
-        inputs[k] = self._constant(bound, k, value)
+        self.draft.rewire(bound.node, k, self._constant(bound, k, value))
 
     def _constant(self, bound: Bound, k: int, value: Array) -> str:
         """A private constant, named after its first user; equal ones are made once."""
@@ -216,7 +213,7 @@ class Follower:
         return self.constants[key]
 
     def _proto(self, bound: Bound) -> onnx.NodeProto:
-        return self.draft.model.graph.node[bound.node.index]
+        return self.draft.proto(bound.node)
 
 
 class _Literal:

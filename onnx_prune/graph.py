@@ -1,13 +1,10 @@
 """The model as the pruner walks it.
 
-The `onnx.ModelProto` is the record: it is read here and never changed.  onnx-graphsurgeon is the
-view: it links every tensor to its makers and users, those inside subgraphs too.
+The `onnx.ModelProto` is the record: it is read here and never changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod as product
 from pathlib import Path
@@ -18,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
+from onnx_prune.flatten import flatten
+from onnx_prune.nodes import Node, graph_at, names_read
 
 # Shape constants and index tables are no parameters; quantized weights are.
 _NOT_PARAMETERS = {
@@ -30,48 +29,8 @@ _NOT_PARAMETERS = {
 _ATTRIBUTE_VALUES = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Node:
-    """One node of the top-level graph.
-
-    Attributes:
-        index: its position in the model, which is a topological order.
-        proto: the record.
-        attrs: attributes as Python values.
-        inputs: names of operands, "" where one is left out.
-        outputs: names of results, "" where one is left out.
-    """
-
-    index: int
-    proto: onnx.NodeProto
-    attrs: Mapping[str, Any]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @property
-    def op(self) -> str:
-        """Operator type, with its domain unless that is ONNX's own."""
-        return self.proto.op_type if self.domain == "" else f"{self.domain}.{self.proto.op_type}"
-
-    @property
-    def domain(self) -> str:
-        """Operator domain, "" for ONNX's own."""
-        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
-
-    @property
-    def label(self) -> str:
-        """How the node is called in messages."""
-        return f"{self.op} {self.proto.name or next(filter(None, self.outputs), '')}".strip()
-
-    @property
-    def bodies(self) -> list[onnx.GraphProto]:
-        """The subgraphs that the node runs."""
-        graphs = [a.g for a in self.proto.attribute if a.HasField("g")]
-        return graphs + [g for a in self.proto.attribute for g in a.graphs]
-
-
 class Graph:
-    """A model with its nodes in order, its weights by name and who uses what.
+    """A model with its nodes in order (`onnx_prune.flatten`), its weights by name and who uses what.
 
     Args:
         model: the record, with external data left outside.
@@ -82,25 +41,22 @@ class Graph:
         self.model = model
         self.folder = folder
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-        self.nodes = [node_of(i, proto) for i, proto in enumerate(model.graph.node)]
-        self.weights: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
+        self.nodes, self.bodies = flatten(model.graph, self.opsets.get("", 1))
+        self.initializers: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
+        for body in self.bodies:
+            inner = graph_at(model.graph, body.path).initializer
+            self.initializers |= {body.names[tensor.name]: tensor for tensor in inner}
+        self.weights = dict(self.initializers)
         for node in self.nodes:
-            if node.op == "Constant" and (tensor := constant_of(node.proto)) is not None:
+            if node.op == "Constant" and (tensor := _constant(node.proto)) is not None:
                 self.weights[node.outputs[0]] = tensor
         self.frozen: set[str] = set()
         self.inputs = [v for v in model.graph.input if v.name not in self.weights]
         self.outputs = list(model.graph.output)
 
     @cached_property
-    def view(self) -> Any:
-        """The graphsurgeon view, its nodes in the same order; made only where something walks it."""
-        import onnx_graphsurgeon  # a sixth of a second, and only nested graphs need it
-
-        return onnx_graphsurgeon.import_onnx(self.model)
-
-    @cached_property
     def uses(self) -> dict[str, list[tuple[int, int]]]:
-        """For each tensor the (node index, operand index) pairs of the top-level graph that read it."""
+        """For each tensor the (node index, operand index) pairs that read it."""
         uses: dict[str, list[tuple[int, int]]] = {}
         for node in self.nodes:
             for k, name in enumerate(node.inputs):
@@ -115,14 +71,8 @@ class Graph:
 
     @cached_property
     def captured(self) -> dict[str, Node]:
-        """Tensors that a subgraph reads from outside, with the node whose subgraph it is."""
-        captured: dict[str, Node] = {}
-        for node in self.nodes:
-            for body in self.view.nodes[node.index].subgraphs(recursive=True) if node.bodies else ():
-                for inner in body.nodes:
-                    captured.update((t.name, node) for t in inner.inputs if t.name)
-                captured.update((t.name, node) for t in body.outputs)
-        return captured
+        """Tensors that a body reads which is not looked into, with the node whose body it is."""
+        return {name: node for node in self.nodes if node.closed for name in names_read([node.proto])}
 
     def array(self, name: str) -> NDArray[Any]:
         """The values of a weight, a view where possible: do not write into it."""
@@ -157,20 +107,7 @@ def weight_of(key: str) -> str:
     return key.split("\0")[0]
 
 
-def node_of(index: int, proto: onnx.NodeProto) -> Node:
-    """The node as the pruner reads it."""
-    return Node(index, proto, _attributes(proto), tuple(proto.input), tuple(proto.output))
-
-
-def _attributes(proto: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes as Python values, a tensor as an array; a Constant's, which may be large, is not read."""
-    found = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
-    if proto.op_type != "Constant":
-        found |= {k: tensors.read(v) for k, v in found.items() if isinstance(v, onnx.TensorProto)}
-    return found
-
-
-def constant_of(proto: onnx.NodeProto) -> onnx.TensorProto | None:
+def _constant(proto: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor that a Constant node holds, None for strings and sparse tensors."""
     for attribute in proto.attribute:
         if attribute.name == "value":

@@ -22,6 +22,7 @@ from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
 from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan, masks
+from onnx_prune.nodes import Place
 
 Array = NDArray[Any]
 # Integers that onnxruntime's Where selects; others take the way through int32.
@@ -45,7 +46,7 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
         found = masks(coupling, key, plan)
         if key not in coupling.unmasked and any(mask is not None for mask in found):
             value = _zeroer(found, fill(coupling, key))(graph.array(weight_of(key)))
-            draft.model.graph.node[index].input[k] = editor.constant(value)
+            draft.rewire(graph.nodes[index], k, editor.constant(value))
     for bound in coupling.bound:
         if any(atom in plan for atom in bound.mixed):
             editor.on_kept(bound)
@@ -83,8 +84,8 @@ class _Editor:
 
     def __init__(self, coupling: Coupling, plan: Plan, draft: Draft) -> None:
         self.coupling, self.plan, self.draft = coupling, plan, draft
-        self.before: dict[int, list[onnx.NodeProto]] = {}
-        self.after: dict[int, list[onnx.NodeProto]] = {}
+        self.before: dict[Place, list[onnx.NodeProto]] = {}
+        self.after: dict[Place, list[onnx.NodeProto]] = {}
         self.count = 0
 
     def name(self) -> str:
@@ -101,17 +102,16 @@ class _Editor:
         """Zero the removed channels of operand `k` where this node reads it."""
         node = bound.node
         found = masks(self.coupling, self.coupling.key(node, k), self.plan)
-        inputs = self.draft.model.graph.node[node.index].input
-        before = self.before.setdefault(node.index, [])
         if all(mask is None for mask in found):
             return
+        before = self.before.setdefault(node.slot(k).place, [])
         blank = self._zero_point(before, bound, k, len(found))
+        source = self.draft.operand(node, k)
         for dim, mask in enumerate(found):
             if mask is not None:
-                tiled = self._tiled(before, inputs[k], bound, k, dim)
-                inputs[k] = self._where(
-                    before, inputs[k], mask, dim, len(found), node.inputs[k], blank, tiled
-                )
+                tiled = self._tiled(before, source, bound, k, dim)
+                source = self._where(before, source, mask, dim, len(found), node.inputs[k], blank, tiled)
+        self.draft.rewire(node, k, source)
 
     def _tiled(self, nodes: list[onnx.NodeProto], source: str, bound: Bound, k: int, dim: int) -> str:
         """The mask of a dynamic axis, `(*batch heads)`: that of its static tail as often as it fits."""
@@ -139,19 +139,21 @@ class _Editor:
         found = coded(bound.node, code) if code else None
         if found is None or not found.zero or found.code.block > 1:
             return ""
+        assert found.code.zero is not None
+        zero = self.draft.operand(bound.node, found.code.zero)
         if found.code.axis is None:
-            return found.zero
+            return zero
         shape = self.constant(np.array([-1 if j == found.code.axis else 1 for j in range(rank)]))
         target = self.name()
-        nodes.append(helper.make_node("Reshape", [found.zero, shape], [target]))
+        nodes.append(helper.make_node("Reshape", [zero, shape], [target]))
         return target
 
     def on_kept(self, bound: Bound) -> None:
         """Let the node see the kept channels of its operands, and spread its results out again."""
         node = bound.node
-        proto = self.draft.model.graph.node[node.index]
-        before = self.before.setdefault(node.index, [])
-        after = self.after.setdefault(node.index, [])
+        proto = self.draft.proto(node)
+        before = self.before.setdefault(node.place, [])
+        after = self.after.setdefault(node.place, [])
         for k, dims in enumerate(bound.relation.operands):
             if dims is None or not node.inputs[k]:
                 continue
@@ -162,13 +164,14 @@ class _Editor:
             found = masks(self.coupling, name, self.plan) if name else []
             if not any(mask is not None for mask in found):
                 continue
-            proto.output[k] = source = self.name()
+            target, proto.output[k] = proto.output[k], self.name()
+            source = proto.output[k]
             for dim, mask in enumerate(found):
                 if mask is not None:
                     places = np.maximum(np.cumsum(mask) - 1, 0)  # a removed channel reads any kept one
                     spread = self._gather(after, source, places, dim)
                     source = self._where(after, spread, mask, dim, len(found), name)
-            after.append(helper.make_node("Identity", [source], [name]))
+            after.append(helper.make_node("Identity", [source], [target]))
 
     def _gather(self, nodes: list[onnx.NodeProto], source: str, places: Array, dim: int) -> str:
         target = self.name()

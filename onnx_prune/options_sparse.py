@@ -15,10 +15,14 @@ from onnx_prune.sparsity import ENDS, SPARSE_CRITERIA, Sparsity
 
 SECTION = "Single weights instead of channels"
 _OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot")
-_CHANNELS = ("mixed", "attention", "round_to", "min_channels", "max_ratio", "strict", "apply_plan")
-_CHANNELS += ("save_plan", "threads")
-_CHOOSING = ("ratio", "across", "criterion", "scores", "layer_ratios", "ignore", "spare", "seed", "pattern")
-_CHOOSING += ("parent_mask", "data")
+_CHANNELS = (
+    *("mixed", "attention", "round_to", "min_channels", "max_ratio", "strict"),
+    *("apply_plan", "save_plan", "threads"),
+)
+_CHOOSING = (
+    *("ratio", "across", "criterion", "scores", "layer_ratios", "ignore"),
+    *("spare", "seed", "pattern", "parent_mask", "data"),
+)
 
 PARAMS: list[click.Parameter] = [
     Option(

@@ -16,8 +16,9 @@ import onnx
 
 from onnx_prune.axis import atoms
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Node, weight_of
+from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan
+from onnx_prune.nodes import Node, bodies_of, names_read
 
 _ELEMENTS = 1 << 24  # of all tensors inside that are compared
 FLOATS = {
@@ -131,8 +132,12 @@ class _Watcher:
         self.taps: dict[str, None] = {}
 
     def run(self) -> Watch:
-        for node in self.graph.nodes:
-            self._visit(node)
+        marks = -1
+        while marks != (marks := self._marks()):  # what a loop carries comes back to its first nodes
+            for node in self.graph.nodes:
+                self._visit(node)
+            if not self.graph.bodies:
+                break
         compared: dict[str, None] = {}
         skipped: dict[str, str] = {}
         for value in self.graph.outputs:
@@ -159,11 +164,14 @@ class _Watcher:
             skipped,
         )
 
+    def _marks(self) -> int:
+        return sum(map(len, (self.moving, self.ordered, self.stepped, self.quantized, self.halves)))
+
     def _sums(self) -> Iterator[str]:
         """Results of nodes that sum over channels that are cut, the last first, as many as memory allows."""
         left = _ELEMENTS
         for bound in reversed(self.coupling.bound):
-            if self.plan.keys().isdisjoint(bound.relation.contracted()):
+            if bound.node.inner or self.plan.keys().isdisjoint(bound.relation.contracted()):
                 continue
             for name in bound.node.outputs:
                 if name in self.moving and name not in self.ordered and self.types.get(name) in FLOATS:
@@ -216,7 +224,7 @@ class _Watcher:
             maker = self.graph.makers.get(name)
             if name not in self.moving or name in self.ordered or maker is None:
                 continue
-            if self.types.get(name) in FLOATS and name in self.coupling.axes:
+            if self.types.get(name) in FLOATS and name in self.coupling.axes and not maker.inner:
                 self.taps[name] = None
                 continue
             fresh = [operand for operand in _reads(maker) if operand not in seen]
@@ -225,21 +233,14 @@ class _Watcher:
 
 
 def _reads(node: Node) -> Iterator[str]:
-    """Every name the node reads, those that its subgraphs capture too."""
-    yield from filter(None, node.inputs)
-    for body in node.bodies:
-        for inner in _inside(body):
-            yield from filter(None, inner.input)
-        yield from (value.name for value in body.output)
+    """Every name the node reads, those that its bodies read too."""
+    return names_read([node.proto]) if node.closed else filter(None, node.inputs)
 
 
 def _operators(node: Node) -> set[str]:
-    return {node.op} | {inner.op_type for body in node.bodies for inner in _inside(body)}
-
-
-def _inside(body: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in body.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _inside(inner)
+    found, waiting = {node.op}, node.closed
+    while waiting:
+        body = waiting.pop()
+        found.update(inner.op_type for inner in body.node)
+        waiting += [deeper for inner in body.node for deeper in bodies_of(inner)]
+    return found

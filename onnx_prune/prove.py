@@ -186,7 +186,8 @@ class _Prover:
 
     def _borrowed(self, model: onnx.ModelProto) -> Session:
         """As `_session`, but the model stays as it is; its weights are copied only if they have to be."""
-        if self.random or any(node.bodies for node in self.coupling.graph.nodes):
+        graph = self.coupling.graph
+        if self.random or graph.bodies or any(node.closed for node in graph.nodes):
             copy = onnx.ModelProto()
             copy.CopyFrom(model)
             return self._session(copy)

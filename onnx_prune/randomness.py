@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph
 from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.nodes import Node
 from onnx_prune.shapes import Shapes
 
 Array = NDArray[Any]
@@ -58,8 +59,8 @@ DRAWS: dict[str, Callable[[Node, Shape, np.random.Generator], Array]] = {
 
 
 def random_nodes(graph: Graph) -> list[Node]:
-    """The random nodes of the top-level graph, Dropout only where it may be in training mode."""
-    return [node for node in graph.nodes if node.op in DRAWS and not _inert(graph, node)]
+    """The random nodes of the main graph, Dropout only where it may be in training mode."""
+    return [node for node in graph.nodes if node.op in DRAWS and not node.inner and not _inert(graph, node)]
 
 
 def _inert(graph: Graph, node: Node) -> bool:

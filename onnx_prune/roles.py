@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from onnx_prune.axis import Atom, atoms
 from onnx_prune.coupling import Bound, Role
-from onnx_prune.graph import Node
+from onnx_prune.nodes import Node
 from onnx_prune.relation import Relation
 
 

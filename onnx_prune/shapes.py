@@ -3,17 +3,18 @@
 Each dynamic axis is given a prime, a different one for each name and each assignment; whatever
 differs between the two is dynamic.  onnx's shape inference answers for most models; where it leaves
 a tensor open, the graph itself is run in onnxruntime with a Shape output a tensor, which is complete
-by construction.
+by construction.  The bodies of If, Loop and Scan are laid out beside them for one step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
 
 from onnx_prune.graph import Graph
+from onnx_prune.nodes import Node
 from onnx_prune.runtime import RunError, Session, random_feeds
 
 Shape = tuple[int, ...]
@@ -22,7 +23,7 @@ _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
-_VALUE_SHAPED = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop", "Range"}
+_VALUE_SHAPED = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop", "Loop.stack", "Range"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,23 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     """Shapes at the first assignment, and at the second where something is dynamic.
 
     Where the runtime refuses every assignment (custom operators), what inference found is returned;
-    tensors without a shape are then missing.
+    tensors without a shape are then missing.  So are those in bodies that do not run on their own: a
+    branch that is not taken may not.
     """
     for scale in _SCALES:
         found = [_static(graph, inputs) for inputs in _assignments(graph, scale)]
         missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
         if missing and len(found) == 1 and _value_shaped(graph):
             found.append(replace(found[0], known=dict(found[0].known)))
+        inside = {name for node in graph.nodes if node.inner for name in node.outputs}
         try:
-            for shapes, noises in zip(found, _NOISES, strict=False):
-                _probe(graph, shapes, missing, noises)
+            try:
+                _probe_all(graph, found, missing)
+            except RunError:
+                if not inside:
+                    raise
+                missing = [name for name in missing if name not in inside]
+                _probe_all(graph, found, missing, inside=False)
         except RunError:
             if len(found) > 1 and scale != _SCALES[-1] and found[0].inputs != found[1].inputs:
                 continue
@@ -65,13 +73,18 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     return found[0], found[1]
 
 
+def _probe_all(graph: Graph, found: list[Shapes], missing: list[str], *, inside: bool = True) -> None:
+    for shapes, noises in zip(found, _NOISES, strict=False):
+        _probe(graph, shapes, missing, noises, inside)
+
+
 def _value_shaped(graph: Graph) -> bool:
     """Whether shapes may depend on what the inputs hold, beyond the inputs' own shapes."""
     fed = {value.name for value in graph.inputs}
     for node in graph.nodes:
         if node.op in ("Shape", "Size"):
             continue
-        if node.bodies or node.op.startswith("Random") or not fed.isdisjoint(node.inputs):
+        if node.crossing or node.closed or node.op.startswith("Random") or not fed.isdisjoint(node.inputs):
             if node.op in _VALUE_SHAPED:
                 return True
             fed.update(node.outputs)
@@ -89,7 +102,7 @@ def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes
     if inputs == analysed.inputs:
         return analysed
     found = _static(graph, inputs)
-    return found if all(name in found.known for name in _names(graph)) else analysed
+    return found if all(name in found.known for name in analysed.known) else analysed
 
 
 def _names(graph: Graph) -> list[str]:
@@ -144,7 +157,7 @@ def skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
     model.opset_import.extend(source.opset_import)
     model.functions.extend(source.functions)
     model.graph.name = source.graph.name
-    model.graph.node.extend(source.graph.node)
+    model.graph.node.extend(_laid_out(graph.nodes))
     for value in graph.inputs:
         if not value.type.HasField("tensor_type"):
             model.graph.input.append(value)
@@ -152,19 +165,27 @@ def skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
         kind = value.type.tensor_type.elem_type
         fixed = onnx.helper.make_tensor_value_info(value.name, kind, inputs[value.name])
         model.graph.input.append(fixed)
-    for tensor in source.graph.initializer:
+    for name, tensor in graph.initializers.items():
         count = 1
         for n in tensor.dims:
             count *= n
         if count > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
             model.graph.input.append(info)
         else:
-            model.graph.initializer.append(tensor)
+            model.graph.initializer.add().CopyFrom(tensor)
+            model.graph.initializer[-1].name = name
     for value in source.graph.output:
         model.graph.output.append(onnx.ValueInfoProto(name=value.name))
     model.graph.value_info.extend(_declared(graph, inputs))
     return model
+
+
+def _laid_out(nodes: Sequence[Node], *, inside: bool = True) -> Iterator[onnx.NodeProto]:
+    """The nodes, and before each that has bodies one step of these, unless `inside` is False."""
+    for node in nodes:
+        if inside or not node.inner:
+            yield from node.step
 
 
 def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfoProto]:
@@ -203,7 +224,7 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
     return shapes
 
 
-def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...]) -> None:
+def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...], inside: bool) -> None:
     """Run the graph and read the shapes of the tensors that inference left open.
 
     A detector that finds nothing has empty tensors, which tell little: the input that leaves the
@@ -211,7 +232,7 @@ def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float
     """
     if not missing:
         return
-    session = Session(_probing(graph, shapes, missing, len(graph.nodes)), graph.folder)
+    session = Session(_probing(graph, shapes, missing, len(graph.nodes), inside), graph.folder)
     best: dict[str, Shape] | None = None
     error: RunError | None = None
     for noise in noises:
@@ -254,7 +275,7 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         middle = (good + bad) // 2
         wanted = [name for name in missing if index[name] < middle]
         try:
-            session = Session(_probing(graph, shapes, wanted, middle), graph.folder)
+            session = Session(_probing(graph, shapes, wanted, middle, inside=False), graph.folder)
             values = session.run(random_feeds(graph.inputs, shapes.inputs), _outputs(wanted))
         except RunError:
             bad = middle
@@ -264,7 +285,7 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         shapes.types.update(_told(session, wanted))
 
 
-def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int) -> onnx.ModelProto:
+def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int, inside: bool) -> onnx.ModelProto:
     """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor.
 
     The tensors are outputs too: nobody fetches them, but the runtime tells their types.
@@ -272,7 +293,13 @@ def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int) -> onn
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     _fix_inputs(model, shapes.inputs)
-    del model.graph.node[nodes:]
+    del model.graph.node[:]
+    model.graph.node.extend(_laid_out(graph.nodes[:nodes], inside=inside))
+    own = {tensor.name for tensor in graph.model.graph.initializer}
+    for name, tensor in graph.initializers.items():
+        if name not in own and inside:
+            model.graph.initializer.add().CopyFrom(tensor)
+            model.graph.initializer[-1].name = name
     del model.graph.value_info[:]
     del model.graph.output[:]
     for j, name in enumerate(wanted):

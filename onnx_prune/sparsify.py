@@ -173,7 +173,6 @@ class _Run:
         bits = ranking.rank(taking, asked, pattern, score)
         if parent is not None:
             maskfile.require_monotone(bits, parent, str(asked.parent_mask))
-        ratio = 1 - pattern.rows / pattern.columns if pattern.kind == "n:m" else asked.asked
         made = Manifest(
             model_sha256=sha256,
             pattern=str(pattern),

@@ -9,7 +9,6 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
-from onnx_prune.bodies import body_tensors
 from onnx_prune.coupling import Coupling
 from onnx_prune.mask import fill
 from onnx_prune.real import real
@@ -27,15 +26,14 @@ class Stored:
 
     def __init__(self, coupling: Coupling) -> None:
         self._coupling = coupling
-        self._bodies: dict[str, onnx.TensorProto] = dict(body_tensors(coupling.graph.model.graph))
 
     def proto(self, name: str) -> onnx.TensorProto:
         """The record of a tensor."""
-        return self._bodies[name] if name in self._bodies else self._coupling.graph.weights[name]
+        return self._coupling.graph.weights[name]
 
     def __contains__(self, name: str) -> bool:
         graph = self._coupling.graph
-        return name in self._bodies or (name in graph.weights and name not in graph.frozen)
+        return name in graph.weights and name not in graph.frozen
 
     def array(self, name: str) -> Array:
         """The values as they are stored: do not write into them."""
@@ -43,15 +41,11 @@ class Stored:
 
     def real(self, name: str) -> Array:
         """The numbers that they stand for, floats that numpy itself has."""
-        if name in self._bodies:
-            array = self.array(name)
-            return array.astype(np.float32) if array.dtype.kind != "f" or array.itemsize == 2 else array
         return real(self._coupling, name)
 
     def zero(self, name: str) -> Array:
         """What means zero in it, to be broadcast: its zero points where it is quantized."""
-        array = np.zeros((), np.int8) if name in self._bodies else fill(self._coupling, name)
-        return array.astype(tensors.dtype_of(self.proto(name)))
+        return fill(self._coupling, name).astype(tensors.dtype_of(self.proto(name)))
 
     def zeros(self, name: str, array: Array | None = None) -> Bool:
         """Where it is zero.

@@ -19,12 +19,11 @@ from typing import Any
 import onnx
 
 from onnx_prune.axis import Atom, Axis, Cat, atoms, size
-from onnx_prune.bodies import Scope, scopes
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import InputError, Misfit
 from onnx_prune.fold import SMALL
-from onnx_prune.graph import Node
 from onnx_prune.layout import Factors, Layout, Part, refine
+from onnx_prune.nodes import Node
 from onnx_prune.relation import Dims, Op, Relation
 from onnx_prune.rules import relate
 from onnx_prune.words import plain
@@ -51,8 +50,7 @@ class Weight:
         name: of the initializer, or of the Constant node's result; in a body a path,
             `node/attribute/name`.
         layout: how it lies.
-        readers: (node index, operand index) of the layers of the main graph that multiply with it, itself
-            or what is made of it.
+        readers: (node index, operand index) of the layers that multiply with it, or with what is made of it.
         labels: names of all layers that do, for messages and globs.
         end: "first" or "last" where no other layer comes before or after it, "both", or "".
     """
@@ -130,11 +128,7 @@ class _Search:
         for name, tensor in self.graph.weights.items():
             if product(tensor.dims) <= SMALL:
                 values[name] = self.graph.array(name)
-        found = list(scopes(self.graph, self.coupling.shapes, self.coupling.folded.names))
-        for scope in found:
-            self.stored |= scope.stored
-        for scope in reversed(found):
-            self._visit(scope, values)
+        self._visit(values)
         ends = self._ends()
         taking, spared = [], []
         for name, tensor in self.stored.items():
@@ -150,7 +144,7 @@ class _Search:
                 Weight(
                     name,
                     layout,
-                    tuple((index, k) for index, k, _ in readers if index >= 0),
+                    tuple((index, k) for index, k, _ in readers),
                     tuple(dict.fromkeys(label for _, _, label in readers)),
                     ends.get(name, ""),
                 )
@@ -175,20 +169,47 @@ class _Search:
             return SCALE, None
         return "", layout
 
-    def _visit(self, scope: Scope, values: Mapping[str, Any]) -> None:
-        """Go through the nodes from the last to the first, so that a Transpose is looked through."""
-        constant = scope.constant
-        for node in reversed(scope.nodes):
-            if node.op == "Gather" and node.inputs[0] in constant:
-                self.embeddings.add(scope.path(node.inputs[0]))
-            relation = _relation(node, scope, values, self.graph.opsets)
-            derived = bool(node.inputs) and all(n in constant for n in node.outputs if n)
-            if derived:
-                self._behind(scope, node, relation)
-            elif relation is not None:
-                self._layer(scope, node, relation, constant)
+    def _constant(self) -> set[str]:
+        """Names of what depends on stored tensors alone."""
+        constant = {*self.stored, *self.coupling.folded.names}
+        for node in self.graph.nodes:
+            alone = any(node.inputs) and not node.crossing and not node.closed
+            if alone and all(not name or name in constant for name in node.inputs):
+                constant.update(filter(None, node.outputs))
+        return constant
 
-    def _layer(self, scope: Scope, node: Node, relation: Relation, constant: Collection[str]) -> None:
+    def _visit(self, values: Mapping[str, Any]) -> None:
+        """Go through the nodes from the last to the first, so that a Transpose is looked through."""
+        constant = self._constant()
+        for node in reversed(self.graph.nodes):
+            if node.op == "Gather" and node.inputs[0] in constant:
+                self.embeddings.add(node.inputs[0])
+            relation = None if node.crossing else self._relation(node, values)
+            if any(node.inputs) and all(n in constant for n in node.outputs if n):
+                self._behind(node, relation)
+            elif relation is not None:
+                self._layer(node, relation, constant)
+
+    def _relation(self, node: Node, values: Mapping[str, Any]) -> Relation | None:
+        shapes = self.coupling.shapes.known
+
+        def known(names: tuple[str, ...]) -> tuple[tuple[int, ...] | None, ...]:
+            return tuple(shapes[n] if n else None for n in names)
+
+        try:
+            op = Op(
+                node.type,
+                known(node.inputs),
+                known(node.outputs),
+                node.attrs,
+                tuple(values.get(n) if n else None for n in node.inputs),
+                self.graph.opsets.get(node.domain, 1),
+            )
+            return relate(op, node.domain)
+        except (Misfit, KeyError):  # KeyError: a shape is not known
+            return None
+
+    def _layer(self, node: Node, relation: Relation, constant: Collection[str]) -> None:
         packed = {code.at for code in relation.reads if code.bits}
         said = relation.unmasked | {k for code in relation.reads for k in (code.scale, code.zero) if k}
         for k, (name, dims) in enumerate(zip(node.inputs, relation.operands, strict=True)):
@@ -210,42 +231,40 @@ class _Search:
                 _parts(axis, {*summed, *([again[1]] if again and again[0] == j else [])}, results)
                 for j, axis in enumerate(dims)
             )
-            path = scope.path(name)
             if k in packed:
-                self.packed.add(path)
-            self._note(path, found, {(node.index, k, node.label): None})
+                self.packed.add(name)
+            self._note(name, found, {(node.index, k, node.label): None})
 
-    def _behind(self, scope: Scope, node: Node, relation: Relation | None) -> None:
+    def _behind(self, node: Node, relation: Relation | None) -> None:
         """Carry what is known of a computed constant over to what it is computed from."""
         for out, name in enumerate(node.outputs):
-            path = scope.path(name) if name else ""
-            if path not in self.readers:
+            if name not in self.readers:
                 continue
-            known = self.dims[path]
+            known = self.dims[name]
             parts = None if known is None or relation is None else _by_atom(known, relation.results[out])
             for k, operand in enumerate(node.inputs):
                 dims = None if relation is None else relation.operands[k]
                 if not operand or (relation is not None and (dims is None or k in relation.unmasked)):
                     continue
-                if path in self.embeddings and dims is not None and len(dims) > 1:
-                    self.embeddings.add(scope.path(operand))
+                if name in self.embeddings and dims is not None and len(dims) > 1:
+                    self.embeddings.add(operand)
                 carried = None if parts is None or dims is None else tuple(_carried(a, parts) for a in dims)
-                self._note(scope.path(operand), carried, self.readers[path])
+                self._note(operand, carried, self.readers[name])
 
     def _note(
-        self, path: str, dims: tuple[Factors, ...] | None, readers: Mapping[tuple[int, int, str], None]
+        self, name: str, dims: tuple[Factors, ...] | None, readers: Mapping[tuple[int, int, str], None]
     ) -> None:
-        if self.dims.get(path) is None:
-            self.dims[path] = dims
-        self.readers.setdefault(path, {}).update(readers)
+        if self.dims.get(name) is None:
+            self.dims[name] = dims
+        self.readers.setdefault(name, {}).update(readers)
 
     def _ends(self) -> dict[str, str]:
         """Weights of layers that no other layer comes before, or after."""
-        at = {i: set[str]() for places in self.readers.values() for i, _, _ in places if i >= 0}
+        at = {i: set[str]() for places in self.readers.values() for i, _, _ in places}
         for name, places in self.readers.items():
             if name in self.stored:
                 for index, _, _ in places:
-                    at.get(index, set[str]()).add(name)
+                    at[index].add(name)
         fed: set[str] = set()
         leading: set[str] = set()
         for node in self.graph.nodes:
@@ -266,26 +285,6 @@ class _Search:
             name: "both" if name in leading & trailing else "first" if name in leading else "last"
             for name in leading | trailing
         }
-
-
-def _relation(
-    node: Node, scope: Scope, values: Mapping[str, Any], opsets: Mapping[str, int]
-) -> Relation | None:
-    def known(names: tuple[str, ...]) -> tuple[tuple[int, ...] | None, ...]:
-        return tuple(scope.shapes[n] if n else None for n in names)
-
-    try:
-        op = Op(
-            node.proto.op_type,
-            known(node.inputs),
-            known(node.outputs),
-            node.attrs,
-            tuple(values.get(n) if n else None for n in node.inputs),
-            opsets.get(node.domain, 1),
-        )
-        return relate(op, node.domain)
-    except (Misfit, KeyError):  # KeyError: a shape is not known
-        return None
 
 
 def _recurrence(dims: Dims) -> tuple[int, Atom] | None:

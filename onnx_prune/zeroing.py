@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from onnx_prune import tensors
 from onnx_prune.bits import Bits
-from onnx_prune.bodies import body_tensors
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, start
 from onnx_prune.errors import ProofFailed
-from onnx_prune.graph import constant_of
+from onnx_prune.graph import Graph
 from onnx_prune.stored import Stored
 
 Array = NDArray[Any]
@@ -65,11 +64,7 @@ def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None
 
         return Edit(apply, mask.shape)
 
-    draft = start(coupling.graph, change)
-    for path, tensor in body_tensors(draft.model.graph):
-        if (edit := change(path)) is not None:
-            tensors.fill(tensor, edit.apply(stored.array(path)))
-    return draft
+    return start(coupling.graph, change)
 
 
 def check(
@@ -90,7 +85,8 @@ def check(
         ProofFailed: something differs, which is a bug of ours.
     """
     graph, stored = coupling.graph, Stored(coupling)
-    before, after = dict(_all(graph.model.graph)), dict(_all(draft.model.graph))
+    before, after = graph.weights, Graph(draft.model, graph.folder).weights
+    before = {name: tensor for name, tensor in before.items() if name not in graph.frozen}
     if list(before) != list(after):
         raise ProofFailed("the masked model has other tensors than the original")
     zeros: dict[str, int] = {}
@@ -128,12 +124,3 @@ def _bare(node: onnx.NodeProto) -> onnx.FunctionProto:
     for tensor in tensors.tensors(bare):
         tensors.clear(tensor)
     return bare
-
-
-def _all(graph: onnx.GraphProto) -> list[tuple[str, onnx.TensorProto]]:
-    """Every tensor that weights may be stored in, with its path."""
-    found = [(tensor.name, tensor) for tensor in graph.initializer]
-    for node in graph.node:
-        if node.op_type == "Constant" and (tensor := constant_of(node)) is not None:
-            found.append((node.output[0], tensor))
-    return [*found, *body_tensors(graph)]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from onnx_prune.axis import Atom, atoms
 from onnx_prune.codes import Coded, coded, moves, point
-from onnx_prune.graph import Graph, Node, weight_of
+from onnx_prune.graph import Graph, weight_of
+from onnx_prune.nodes import Node
 from onnx_prune.relation import Relation
 
 Carriers = dict[Atom, dict[int, bool]]

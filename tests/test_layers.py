@@ -16,9 +16,11 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words"},
-    {"relation", "wire", "settings", "wellformed", "atomic", "paths"},
-    {"unify", "pattern", "tensors", "restate", "command", "working", "page"},
-    {"rules", "graph", "runtime", "options", "files"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes", "bits", "layout"},
+    {"unify", "pattern", "tensors", "restate", "command", "working", "page", "sign"},
+    {"sparsity", "granularity", "saliency", "select", "histogram"},
+    {"rules", "flatten", "runtime", "options", "options_sparse", "files"},
+    {"graph", "maskfile"},
     {"shapes", "fold", "computed", "codes", "zeros"},
     {"coupling"},
     {"kept", "roles"},
@@ -26,9 +28,12 @@ LAYERS = [
     {"draft", "choose", "criteria", "real", "cost", "compare"},
     {"follow", "order", "samples", "randomness"},
     {"cut"},
-    {"mask", "plan"},
+    {"mask", "plan", "storage", "weights"},
+    {"stored"},
+    {"ranking", "zeroing"},
     {"prove", "validate"},
-    {"report"},
+    {"report", "sparse_report"},
+    {"sparsify", "show_sparse"},
     {"pipeline", "show", "explanation"},
     {"verbs"},
     {"program"},
@@ -39,7 +44,7 @@ LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in mod
 DOORS = {
     "onnx_graphsurgeon": {"graph"},
     "onnxruntime": {"runtime"},
-    "click": {"cli", "command", "options", "program", "verbs"},
+    "click": {"cli", "command", "options", "options_sparse", "program", "verbs"},
     "rich": {"page", "show", "working"},
     "torch": set(),
 }
