@@ -215,14 +215,7 @@ class _Search:
         for k, (name, dims) in enumerate(zip(node.inputs, relation.operands, strict=True)):
             if not name or name not in constant or dims is None or k in said:
                 continue
-            moving = {
-                a
-                for j, (other, theirs) in enumerate(zip(node.inputs, relation.operands, strict=True))
-                if j != k and other and other not in constant
-                for axis in theirs or ()
-                for a in atoms(axis)
-            }
-            summed = relation.contracted() & moving
+            summed = self._summed(node, relation, k, constant)
             again = _recurrence(dims)
             if not summed and again is None:
                 continue
@@ -234,6 +227,20 @@ class _Search:
             if k in packed:
                 self.packed.add(name)
             self._note(name, found, {(node.index, k, node.label): None})
+
+    def _summed(self, node: Node, relation: Relation, k: int, constant: Collection[str]) -> set[Atom]:
+        """The atoms of operand `k` that are summed over together with values made at run time."""
+        moving: dict[int, set[Atom]] = {
+            j: {a for axis in dims or () for a in atoms(axis)}
+            for j, (name, dims) in enumerate(zip(node.inputs, relation.operands, strict=True))
+            if j != k and name and name not in constant
+        }
+        own = {a for axis in relation.operands[k] or () for a in atoms(axis)} & relation.contracted()
+        if shared := own & set().union(*moving.values()):
+            return shared
+        # A filter for each channel: one input, which has no letter of its own, and a kernel.
+        multiplied = any(k in clause and moving.keys() & set(clause) for clause in relation.zero)
+        return {a for a in own if a.size == 1} if multiplied and any(a.size > 1 for a in own) else set()
 
     def _behind(self, node: Node, relation: Relation | None) -> None:
         """Carry what is known of a computed constant over to what it is computed from."""
