@@ -142,7 +142,9 @@ class _Row:
         self._leave(
             border,
             [("", [border.operand(j), inside.outputs[j]], {}) for j in range(count)]
-            + [(".stack", [end], {"axis": _at(axes, j, 0)}) for j, end in enumerate(inside.outputs[count:])],
+            + [
+                (".stack", [end], {"axis": _at(axes, j, 0)}) for j, end in enumerate(inside.outputs[count:])
+            ],
         )
 
     def _inside(
