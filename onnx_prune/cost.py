@@ -10,7 +10,7 @@ from onnx_prune.axis import Atom, atoms
 from onnx_prune.coupling import Coupling
 from onnx_prune.graph import Graph
 from onnx_prune.kept import size_kept
-from onnx_prune.nodes import Node
+from onnx_prune.nodes import Node, Path
 from onnx_prune.relation import Op
 from onnx_prune.rules.linear import einsum
 
@@ -108,8 +108,25 @@ def macs(node: Node, shapes: Shapes) -> int:
 
 
 def total_macs(graph: Graph, shapes: Shapes) -> int:
-    """MACs of the whole graph (the bodies of If, Loop and Scan are not counted)."""
-    return sum(macs(node, shapes) for node in graph.nodes)
+    """MACs of the whole graph.
+
+    Both branches of an If count, and the body of a loop as often as sizes tell that it runs, else once.
+    """
+    times = _times(graph, shapes)
+    return sum(macs(node, shapes) * times[node.place.path] for node in graph.nodes)
+
+
+def _times(graph: Graph, shapes: Shapes) -> dict[Path, int]:
+    """How often each body runs."""
+    steps: dict[Path, int] = {}
+    for node in graph.nodes:
+        sliced = {".slice": node.inputs, ".stack": node.outputs}.get(node.part, ())
+        if sliced and sliced[0] in shapes:
+            steps[(*node.place.path, (node.place.at, "body"))] = shapes[sliced[0]][node.attrs["axis"]]
+    times: dict[Path, int] = {(): 1}
+    for body in graph.bodies:
+        times[body.path] = times[body.path[:-1]] * steps.get(body.path, 1)
+    return times
 
 
 def savings(coupling: Coupling, counts: Mapping[Atom, int], shapes: Shapes) -> dict[Atom, tuple[int, int]]:
@@ -122,6 +139,7 @@ def savings(coupling: Coupling, counts: Mapping[Atom, int], shapes: Shapes) -> d
     """
     graph = coupling.graph
     free = {group.atom for group in coupling.groups}
+    times = _times(graph, shapes)
     busy = [node for node in graph.nodes if node.op in MACS]
     counted = graph.weights.keys() | {name for node in busy for name in (*node.inputs, *node.outputs)}
     dims: dict[Atom, dict[str, list[int]]] = {}
@@ -148,6 +166,7 @@ def savings(coupling: Coupling, counts: Mapping[Atom, int], shapes: Shapes) -> d
         users = {i for name in without for i, _ in graph.uses.get(name, ())}
         users |= {graph.makers[name].index for name in without if name in graph.makers}
         around = ChainMap(without, after)
-        work = sum(macs(graph.nodes[i], around) - macs(graph.nodes[i], after) for i in users)
+        nodes = [graph.nodes[i] for i in users]
+        work = sum((macs(n, around) - macs(n, after)) * times[n.place.path] for n in nodes)
         saved[atom] = (params, work)
     return saved

@@ -1,6 +1,7 @@
 """The model as the pruner walks it.
 
-The `onnx.ModelProto` is the record: it is read here and never changed.
+The `onnx.ModelProto` is the record: it is read here and never changed.  Local functions are written out
+where they are called.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
-        self.model = model
+        self.model = model = _inlined(model) if model.functions else model
         self.folder = folder
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
         self.nodes, self.bodies = flatten(model.graph, self.opsets.get("", 1))
@@ -105,6 +106,20 @@ def copy_key(name: str, node: int, k: int) -> str:
 def weight_of(key: str) -> str:
     """The name of the tensor that a key stands for: its own, or that of the vector it is a copy of."""
     return key.split("\0")[0]
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without local functions, but for those of another opset than its own; a new object."""
+    import onnx.inliner  # seldom needed
+
+    slim = onnx.ModelProto()
+    tensors.copy_fields(model, slim, skip={"graph"})
+    tensors.copy_fields(model.graph, slim.graph, skip={"initializer"})
+    slim.graph.initializer.extend(onnx.TensorProto(name=tensor.name) for tensor in model.graph.initializer)
+    whole = onnx.inliner.inline_local_functions(slim)
+    del whole.graph.initializer[:]
+    whole.graph.initializer.extend(model.graph.initializer)
+    return whole
 
 
 def _constant(proto: onnx.NodeProto) -> onnx.TensorProto | None:

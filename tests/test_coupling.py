@@ -259,25 +259,6 @@ def test_a_statistic_makes_a_group_mixed() -> None:
     assert group.mixed == "LayerNormalization n takes a statistic over it"
 
 
-def test_what_a_subgraph_reads_is_held() -> None:
-    coupling = analyse(zoo.load("d_onnx_if_outer_weights-opset17"))
-    reasons = {held.why for held in coupling.held}
-    assert any("is read inside the body of If" in reason for reason in reasons)
-
-
-def test_captured_tensors_by_hand() -> None:
-    weights = {"w1": conv(6, 2), "w2": conv(2, 6), "yes": np.array(True)}
-
-    def branch(name: str) -> onnx.GraphProto:
-        result = helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 6, 8, 8))
-        return helper.make_graph([node(f"{name} = Relu(a)")], name, [], [result])
-
-    choice = node("f = If(yes)", name="if", then_branch=branch("t"), else_branch=branch("e"))
-    coupling = image_net(["a = Conv(x, w1)", choice, "y = Conv(f, w2)"], weights)
-    assert coupling.groups == ()
-    assert why(coupling, "w1", 0) == {"a is read inside the body of If if"}
-
-
 # Weights that are computed from weights.
 
 
