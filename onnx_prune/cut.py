@@ -10,7 +10,7 @@ import onnx
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, add_constant, rearrange, start
 from onnx_prune.follow import Follower
-from onnx_prune.graph import weight_of
+from onnx_prune.graph import read, weight_of
 from onnx_prune.kept import Plan, masks, slicer
 
 
@@ -112,40 +112,24 @@ def _declare(coupling: Coupling, plan: Plan, graph: onnx.GraphProto) -> None:
 
 
 def _live_names(graph: onnx.GraphProto) -> set[str]:
-    return {value.name for value in graph.output} | set(_read(graph))
-
-
-def _read(graph: onnx.GraphProto) -> list[str]:
-    """Every name that a node or a subgraph reads."""
-    read: list[str] = []
-    todo = [graph]
-    while todo:
-        inner = todo.pop()
-        if inner is not graph:
-            read += [value.name for value in inner.output]
-        for node in inner.node:
-            read += node.input
-            for attribute in node.attribute:
-                todo += [attribute.g] if attribute.HasField("g") else []
-                todo += attribute.graphs
-    return read
+    return {value.name for value in graph.output} | set(read(graph))
 
 
 def _bury(draft: Draft, live: set[str]) -> None:
     """Remove what was used before the cut and no longer is; put inserted nodes in their places."""
     graph = draft.model.graph
     inserted = onnx.GraphProto(node=[node for nodes in draft.inserted.values() for node in nodes])
-    users = Counter(_read(graph)) + Counter(_read(inserted))
+    users = Counter(read(graph)) + Counter(read(inserted))
     users.update(value.name for value in graph.output)
     dead = set(draft.replaced)
     for index in dead:
-        users.subtract(_read(onnx.GraphProto(node=[graph.node[index]])))
+        users.subtract(read(onnx.GraphProto(node=[graph.node[index]])))
     for index in range(len(graph.node) - 1, -1, -1):
         node = graph.node[index]
         outputs = [name for name in node.output if name and index not in dead]
         if outputs and not any(users[name] for name in outputs) and any(name in live for name in outputs):
             dead.add(index)
-            users.subtract(_read(onnx.GraphProto(node=[node])))
+            users.subtract(read(onnx.GraphProto(node=[node])))
     declared = {value.name for value in graph.input}
     for j in range(len(graph.initializer) - 1, -1, -1):
         name = graph.initializer[j].name

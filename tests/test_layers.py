@@ -15,17 +15,17 @@ import onnx_prune
 ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
-    {"errors", "axis", "words"},
+    {"errors", "axis", "words", "gram"},
     {"relation", "wire", "settings", "wellformed", "atomic"},
     {"unify", "pattern", "tensors", "restate", "command"},
     {"rules", "graph", "runtime", "options", "files"},
-    {"shapes", "fold", "computed", "codes", "zeros"},
+    {"shapes", "fold", "computed", "codes", "zeros", "linear", "taps"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "compare"},
     {"follow", "order", "samples", "randomness"},
-    {"cut"},
+    {"cut", "calibration"},
     {"mask", "plan"},
     {"prove", "validate"},
     {"report"},
