@@ -15,19 +15,19 @@ import onnx_prune
 ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
-    {"errors", "axis", "words"},
+    {"errors", "axis", "words", "gram"},
     {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes", "bits", "layout"},
     {"unify", "pattern", "tensors", "restate", "command", "working", "page", "sign"},
     {"sparsity", "granularity", "saliency", "select", "histogram"},
     {"rules", "flatten", "runtime", "options", "options_sparse", "files"},
     {"graph", "maskfile"},
-    {"shapes", "fold", "computed", "codes", "zeros"},
+    {"shapes", "fold", "computed", "codes", "zeros", "linear", "taps"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "compare"},
     {"follow", "order", "samples", "randomness"},
-    {"cut"},
+    {"cut", "calibration"},
     {"mask", "plan", "storage", "weights"},
     {"stored"},
     {"ranking", "zeroing"},
@@ -45,7 +45,7 @@ DOORS = {
     "onnx_graphsurgeon": {"graph"},
     "onnxruntime": {"runtime"},
     "click": {"cli", "command", "options", "options_sparse", "program", "verbs"},
-    "rich": {"page", "show", "working"},
+    "rich": {"page", "show", "show_sparse", "working"},
     "torch": set(),
 }
 
