@@ -18,7 +18,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from onnx_prune.graph import Graph, Node
+from onnx_prune.graph import Graph
+from onnx_prune.nodes import Node
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

@@ -14,7 +14,7 @@ from onnx_prune.paths import require_file, require_place
 from onnx_prune.sparsity import ENDS, SPARSE_CRITERIA, Sparsity
 
 SECTION = "Single weights instead of channels"
-_OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot")
+_OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot", "data")
 _CHANNELS = (
     *("mixed", "attention", "round_to", "min_channels", "max_ratio", "strict"),
     *("apply_plan", "save_plan", "threads"),
@@ -39,6 +39,12 @@ PARAMS: list[click.Parameter] = [
         default="unstructured",
         help="Zero N of M weights along what is summed over (2:4), blocks (block:4x1) or whole filters, "
         "which stay in place (channel).",
+    ),
+    Option(
+        ["--data"],
+        section=SECTION,
+        metavar="FILE.npz",
+        help="Inputs, an array for each, for --criterion wanda, ria and sparsegpt; no labels.",
     ),
     Option(
         ["--spare"],
@@ -104,7 +110,7 @@ def check(names: Mapping[str, str], given: Mapping[str, Any]) -> None:
         for name in others if holds else ():
             if name in names:
                 raise click.UsageError(f"{names[name]} {why}")
-    for name in ("apply_mask", "parent_mask"):
+    for name in ("apply_mask", "parent_mask", "data"):
         if given[name] is not None:
             require_file(Path(given[name]))
     for name in ("save_mask", "plot"):

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import files, granularity, maskfile, ranking, samples, storage, tensors
+from onnx_prune import calibrated, files, granularity, maskfile, ranking, samples, storage, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.bits import Bits
 from onnx_prune.coupling import Coupling
@@ -30,7 +30,7 @@ from onnx_prune.maskfile import Manifest, MaskFile
 from onnx_prune.runtime import Feeds, RunError, Session
 from onnx_prune.sign import sign
 from onnx_prune.sparse_report import Layer, LeftAlone, SparseReport
-from onnx_prune.sparsity import Sparsity
+from onnx_prune.sparsity import CALIBRATED, Sparsity
 from onnx_prune.stored import Stored
 from onnx_prune.validate import Drift, measure_drift
 from onnx_prune.weights import Weights, find, require_matches
@@ -169,8 +169,16 @@ class _Run:
         parent = maskfile.read(asked.parent_mask) if asked.parent_mask is not None else None
         if parent is not None:
             require_fit(coupling, parent, str(asked.parent_mask))
-        score = ranking.scorer(Stored(coupling), asked, parent.bits if parent else {})
-        bits = ranking.rank(taking, asked, pattern, score)
+        before = parent.bits if parent else {}
+        values: Values | None = None
+        if asked.criterion in CALIBRATED and asked.scores is None:
+            found = calibrated.calibrate(coupling, taking, asked, pattern, before)
+            bits, values = found.bits, found.values.get
+            if found.by_magnitude:
+                such = f"{some(len(found.by_magnitude), 'weight')}, such as {plain(found.by_magnitude[0])}"
+                self.notes.append(f"by magnitude, for what is read is not a plain product: {such}")
+        else:
+            bits = ranking.rank(taking, asked, pattern, ranking.scorer(Stored(coupling), asked, before))
         if parent is not None:
             maskfile.require_monotone(bits, parent, str(asked.parent_mask))
         made = Manifest(
@@ -181,7 +189,7 @@ class _Run:
             round=parent.manifest.round + 1 if parent else 0,
             parent_sha256=parent.sha256 if parent else "",
         )
-        return MaskFile(replace(made, **self.manifest), bits), None
+        return MaskFile(replace(made, **self.manifest), bits), values
 
     def _look(
         self,
@@ -197,7 +205,7 @@ class _Run:
         def pairs() -> Iterator[tuple[Array, Array]]:
             for name, mask in bits.items():
                 old = stored.array(name)
-                new = old if values is None else values(name)
+                new = _new(old, name, values)
                 yield old, np.where(mask.keep(), new, stored.zero(name))
 
         found = {name: stored.proto(name) for name in bits}
@@ -323,6 +331,11 @@ class _Run:
         back = sum(checked.cleared.values())
         if self.asked.apply_mask is not None and back:
             self.notes.append(f"{back:,} weights that the mask removes were not zero; they are now")
+
+
+def _new(old: Array, name: str, values: Values | None) -> Array:
+    found = None if values is None else values(name)
+    return old if found is None else found
 
 
 def require_fit(coupling: Coupling, mask: MaskFile, where: str) -> None:

@@ -19,7 +19,7 @@ from onnx_prune.graph import Graph
 from onnx_prune.stored import Stored
 
 Array = NDArray[Any]
-Values = Callable[[str], Array]
+Values = Callable[[str], Array | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None
     Args:
         coupling: the analysed original, left as it is.
         bits: the mask of each tensor that takes part.
-        values: new values of a tensor before it is masked, in its own type; the original's unless given.
+        values: new values of a tensor before it is masked, in its own type; None leaves the original's.
 
     Returns:
         The draft; tensors of which everything stays, and that get no new values, are not touched.
@@ -54,11 +54,13 @@ def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None
 
     def change(name: str) -> Edit | None:
         mask = bits.get(name)
-        if mask is None or (values is None and mask.kept == np.prod(mask.shape, dtype=np.int64)):
+        fresh = values is not None and values(name) is not None
+        if mask is None or (not fresh and mask.kept == np.prod(mask.shape, dtype=np.int64)):
             return None
 
         def apply(array: Array) -> Array:
-            new = np.array(array if values is None else values(name))
+            found = None if values is None else values(name)
+            new = np.array(array if found is None else found)
             np.copyto(new, stored.zero(name), where=~mask.keep())
             return new
 
@@ -100,7 +102,8 @@ def check(
             continue
         old = stored.array(name)
         new = made() if made is not None else tensors.read(after[name], graph.folder)
-        want = old if values is None else values(name)
+        found = None if values is None else values(name)
+        want = old if found is None else found
         keep, blank = bits[name].keep(), stored.zeros(name, new)
         if new.dtype != old.dtype or not blank[~keep].all() or not _same(new[keep], want[keep]):
             raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
