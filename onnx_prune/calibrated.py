@@ -101,8 +101,7 @@ class _Calibration:
             model.CopyFrom(graph.model)
             for weight in sorted(ready, key=lambda w: min(index for index, _ in w.readers)):
                 self.asked.progress(f"ranking {weight.name}")
-                [gram] = self._grams(model, [readers[weight.name]], diagonal=False)
-                self._solve(weight, readers[weight.name][0], gram)
+                self._solve(weight, readers[weight.name], self._fitted(model, readers[weight.name]))
                 _replace(model, weight.name, self.values[weight.name])
         elif ready:
             found = self._grams(graph.model, [readers[w.name] for w in ready], diagonal=True)
@@ -135,6 +134,19 @@ class _Calibration:
                     gram.add(layer.rows(x, self._picked(layer, x.shape)))
         return found
 
+    def _fitted(self, model: onnx.ModelProto, layers: Sequence[Linear]) -> Gram:
+        """Sums over what layers read in a model, and what they make of it in the original."""
+        gram, folder = Gram(), self.coupling.graph.folder
+        now = taps.stream(model, [layer.source for layer in layers], self.data.feeds, folder)
+        names = [layer.result for layer in layers]
+        then = taps.stream(self.coupling.graph.model, names, self.data.feeds, folder)
+        for inputs, outputs in zip(now, then, strict=True):
+            for layer in layers:
+                x = np.asarray(inputs[layer.source], np.float32)
+                pick = self._picked(layer, x.shape)
+                gram.add(layer.rows(x, pick), layer.results(outputs[layer.result], pick))
+        return gram
+
     def _picked(self, layer: Linear, shape: tuple[int, ...]) -> Array | None:
         """Evenly spread rows where there are more than it takes; None for all."""
         width = self._width(layer)
@@ -157,6 +169,20 @@ class _Calibration:
         if weight.name in self.parent:
             gone = gone | ~self.parent[weight.name].keep()
         return np.asarray(layer.matrix(gone.astype(np.int8)) != 0)
+
+    def _bias(self, layers: Sequence[Linear], shape: tuple[int, ...]) -> Array | None:
+        """What the layers add to their products, shape (groups, results); None if it is no such thing."""
+        found = []
+        for layer in layers:
+            inputs = layer.node.inputs
+            name = inputs[layer.bias] if layer.bias is not None and layer.bias < len(inputs) else ""
+            if name and name not in self.stored:
+                return None
+            bias = layer.scale * self.stored.real(name).ravel() if name else np.zeros(1)
+            if bias.size not in (1, shape[0] * shape[1]):
+                return None
+            found.append(np.broadcast_to(bias, (shape[0] * shape[1],)).reshape(shape[:2]))
+        return found[0] if all(np.array_equal(bias, found[0]) for bias in found) else None
 
     def _count(self, weight: Weight) -> int:
         ratio = self.asked.asked
@@ -184,13 +210,20 @@ class _Calibration:
         folded = layer.fold(keep.reshape(scores.shape).astype(np.float32), weight.shape)
         self.bits[weight.name] = Bits.of(folded != 0)
 
-    def _solve(self, weight: Weight, layer: Linear, gram: Gram) -> None:
+    def _solve(self, weight: Weight, layers: Sequence[Linear], gram: Gram) -> None:
         """SparseGPT, group by group."""
+        layer = layers[0]
         array = self.stored.array(weight.name)
         matrix = layer.matrix(self.stored.real(weight.name).astype(np.float64))
         forced, order = self._forced(weight, layer), self._order(weight, layer)
         mean = gram.mean
         moments = gram.covariance + mean[..., None] * mean[:, None, :]
+        if (bias := self._bias(layers, matrix.shape)) is not None:
+            wanted = gram.target_mean - bias
+            products = gram.cross + mean[..., None] * wanted[:, None, :]
+            matrix = np.stack(
+                [sparsegpt.refit(*each) for each in zip(matrix, moments, products, strict=True)]
+            )
         new, keep = np.empty(matrix.shape), np.empty(matrix.shape, np.bool_)
         runs = None
         if self.pattern.kind == "n:m":

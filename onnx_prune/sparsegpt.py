@@ -115,13 +115,33 @@ def _blocks(starts: Sequence[int], width: int) -> list[tuple[int, int]]:
     return list(zip(found, [*found[1:], width], strict=True))
 
 
-def _upper(moments: Array) -> Array:
-    """The upper Cholesky factor of the inverse of the damped moments; inputs that are always 0 are free."""
+def refit(values: Array, moments: Array, products: Array) -> Array:
+    """The weights that make of what a layer reads now what it made before, by damped least squares.
+
+    Layers before it were pruned, and read on otherwise: without this their errors add up.  Where inputs
+    are as they were the weights stay.
+
+    Args:
+        values: the weights, shape (outputs, inputs).
+        moments: second moments of the inputs as they are now.
+        products: of these inputs and the outputs before, shape (inputs, outputs).
+    """
+    damped = _damped(moments)
+    damping = damped - moments
+    return np.asarray(np.linalg.solve(damped, products + damping @ values.T).T)
+
+
+def _damped(moments: Array) -> Array:
     damped = moments.astype(np.float64)
     diagonal = np.diag(damped).copy()
     diagonal[diagonal <= 0] = 1.0
     np.fill_diagonal(damped, diagonal + DAMPING * diagonal.mean())
-    lower = np.linalg.cholesky(np.linalg.inv(damped))
+    return damped
+
+
+def _upper(moments: Array) -> Array:
+    """The upper Cholesky factor of the inverse of the damped moments; inputs that are always 0 are free."""
+    lower = np.linalg.cholesky(np.linalg.inv(_damped(moments)))
     # U with U^T U = inverse: numpy's factor is lower with L L^T, so that U = L^T
     return np.asarray(lower.T)
 
