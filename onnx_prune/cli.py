@@ -87,9 +87,12 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
 
 
 def _prune(given: dict[str, Any], settings: Settings) -> Report:
-    from onnx_prune.pipeline import prune
+    if given["dead"]:
+        from onnx_prune.dead import remove_dead as run
+    else:
+        from onnx_prune.pipeline import prune as run
 
-    result = prune(
+    result = run(
         given["source"],
         given["output"],
         settings,

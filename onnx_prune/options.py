@@ -65,6 +65,13 @@ _ALONE = {
         "says what is cut",
     ),
     "scores": (("criterion",), "replaces the criterion"),
+    "dead": (
+        (
+            *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention", "apply_plan"),
+            *("ignore", "round_to", "min_channels", "max_ratio", "strict", "unstructured", "apply_mask"),
+        ),
+        "removes what says nothing, and nothing else",
+    ),
     "no_validate": (("drift_data", "threads"), "runs nothing"),
     "dry_run": (("save_plan", "drift_data", "threads"), "runs and writes nothing"),
     "quiet": (("verbose",), "prints nothing"),
@@ -157,6 +164,12 @@ PARAMS: list[click.Parameter] = [
         section=_REMOVE,
         metavar="FILE",
         help="Cut exactly what a saved plan says, instead of choosing.",
+    ),
+    Option(
+        ["--dead"],
+        section=_REMOVE,
+        is_flag=True,
+        help="Remove only channels that are zero or constant already; answers stay as they are.",
     ),
     Option(
         ["--ignore"],
