@@ -87,6 +87,12 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
 
 
 def _prune(given: dict[str, Any], settings: Settings) -> Report:
+    if given["rounds"] != 1:
+        from onnx_prune.rounds import prune_in_rounds
+
+        return prune_in_rounds(
+            given["source"], given["output"], settings, given["rounds"], dry_run=given["dry_run"]
+        ).report
     if given["dead"]:
         from onnx_prune.dead import remove_dead as run
     else:

@@ -65,10 +65,15 @@ _ALONE = {
         "says what is cut",
     ),
     "scores": (("criterion",), "replaces the criterion"),
+    "rounds": (
+        ("apply_plan", "save_plan", "scores", "unstructured", "apply_mask"),
+        "ranks channels anew each time",
+    ),
     "dead": (
         (
             *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention", "apply_plan"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict", "unstructured", "apply_mask"),
+            "rounds",
         ),
         "removes what says nothing, and nothing else",
     ),
@@ -164,6 +169,14 @@ PARAMS: list[click.Parameter] = [
         section=_REMOVE,
         metavar="FILE",
         help="Cut exactly what a saved plan says, instead of choosing.",
+    ),
+    Option(
+        ["--rounds"],
+        section=_REMOVE,
+        type=Number(int),
+        metavar="N",
+        default=1,
+        help="Reach the ratio in N rounds, each ranking what the one before left; 1 unless given.",
     ),
     Option(
         ["--dead"],
