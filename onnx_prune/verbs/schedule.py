@@ -14,8 +14,8 @@ from onnx_prune.sparsity import SPARSE_CRITERIA, Sparsity
 from onnx_prune.words import plain
 
 ABOUT = """
-Write the masks of N rounds of unstructured pruning, each within the one before,
-for training in between. After training, prune the new export with --parent-mask.
+Write the masks of N rounds of unstructured pruning, each within the one
+before, for training in between. What was trained goes on with --parent-mask.
 """
 CLOSING = """
 Examples:
