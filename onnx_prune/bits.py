@@ -35,7 +35,7 @@ class Bits:
 
     def keep(self) -> NDArray[np.bool_]:
         """The mask as an array of booleans."""
-        return np.unpackbits(self.packed, count=product(self.shape)).astype(np.bool_).reshape(self.shape)
+        return np.unpackbits(self.packed, count=product(self.shape)).view(np.bool_).reshape(self.shape)
 
     @property
     def kept(self) -> int:

@@ -35,7 +35,7 @@ from onnx_prune.stored import Stored
 from onnx_prune.validate import Drift, measure_drift
 from onnx_prune.weights import Weights, find, require_matches
 from onnx_prune.words import plain, some
-from onnx_prune.zeroing import Checked, Values, check, zero_out
+from onnx_prune.zeroing import Count, Values, zero_out
 
 Array = NDArray[Any]
 
@@ -91,6 +91,7 @@ class Seen:
     histogram: Histogram
     storage: storage.Storage
     sparsely: int
+    untouched: int
 
 
 @dataclass
@@ -118,9 +119,9 @@ class _Run:
         with self._stage("ranking"):
             mask, values = self._masks(coupling, weights, pattern, sha256)
         with self._stage("zeroing"):
-            draft = zero_out(coupling, mask.bits, values)
-            checked = check(coupling, draft, mask.bits, values)
-            seen = self._look(coupling, draft, mask.bits, checked, values)
+            zeroed = zero_out(coupling, mask.bits, values)
+            draft = zeroed.draft
+            sparsely = storage.store_sparsely(draft, mask.bits) if asked.sparse_initializers else []
         drift, not_run, size, model = None, "dry run" if self.dry_run else "--no-validate", None, None
         if not self.dry_run:
             self._sign(draft.model, mask)
@@ -131,11 +132,16 @@ class _Run:
             size = self._write(graph, draft)
             if self.save_mask is not None:
                 maskfile.write(mask, self.save_mask)
-            if self.plot is not None:
-                files.write_text(self.plot, svg(seen.histogram))
             model = model or (draft.whole() if self.output is None else None)
+        for name, make in draft.content.items():  # what was neither filled in nor written
+            if name in mask.bits and name not in zeroed.counts:
+                make()
+        with self._stage("measuring the weights"):
+            seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
+        if self.plot is not None and not self.dry_run:
+            files.write_text(self.plot, svg(seen.histogram))
         return SparseResult(
-            model, mask, self._report(coupling, weights, mask, checked, seen, drift, not_run, size)
+            model, mask, self._report(coupling, weights, mask, zeroed.counts, seen, drift, not_run, size)
         )
 
     @contextmanager
@@ -194,12 +200,12 @@ class _Run:
     def _look(
         self,
         coupling: Coupling,
-        draft: Draft,
         bits: Mapping[str, Bits],
-        checked: Checked,
+        counts: Mapping[str, Count],
         values: Values | None,
+        sparsely: int,
     ) -> Seen:
-        """What is seen of the weights on the way: how they are spread, and what they take on the disk."""
+        """How the weights are spread, and what they take on the disk."""
         stored = Stored(coupling)
 
         def pairs() -> Iterator[tuple[Array, Array]]:
@@ -218,11 +224,13 @@ class _Run:
             dense,
             storage.gz_bytes(new for _, new in pairs()) if small else None,
             storage.gz_bytes(old for old, _ in pairs()) if small else None,
-            sum(storage.sparse_bytes(tensor, checked.zeros[name]) for name, tensor in found.items()),
+            sum(storage.sparse_bytes(tensor, counts[name].zeros) for name, tensor in found.items()),
             storage.break_even(kind),
         )
-        sparsely = storage.store_sparsely(draft, checked.zeros) if self.asked.sparse_initializers else []
-        return Seen(spread, sizes, len(sparsely))
+        untouched = sum(
+            name not in bits and name not in coupling.graph.frozen for name in coupling.graph.weights
+        )
+        return Seen(spread, sizes, sparsely, untouched)
 
     def _sign(self, model: onnx.ModelProto, mask: MaskFile) -> None:
         """Leave a record in the model of how it was made; other metadata stay."""
@@ -275,7 +283,7 @@ class _Run:
         coupling: Coupling,
         weights: Weights,
         mask: MaskFile,
-        checked: Checked,
+        counts: Mapping[str, Count],
         seen: Seen,
         drift: Drift | None,
         not_run: str,
@@ -288,12 +296,12 @@ class _Run:
             labels = known[name].labels if name in known else ()
             gone = count - bits.kept
             layers.append(
-                Layer(name, labels, bits.shape, count, checked.were[name], gone, checked.zeros[name])
+                Layer(name, labels, bits.shape, count, counts[name].before, gone, counts[name].zeros)
             )
         alone = [LeftAlone(s.name, s.size, s.why) for s in weights.spared]
         why = "--ignore or --spare says so"
         alone += [LeftAlone(w.name, w.size, why) for w in weights.taking if w.name not in mask.bits]
-        self._remark(layers, checked)
+        self._remark(layers, counts)
         written = self.output is not None and not self.dry_run
         return SparseReport(
             source=None if isinstance(self.source, onnx.ModelProto) else str(self.source),
@@ -307,7 +315,7 @@ class _Run:
             params=coupling.graph.params(),
             layers=tuple(layers),
             left_alone=tuple(alone),
-            untouched=checked.untouched,
+            untouched=seen.untouched,
             storage=seen.storage,
             stored_sparsely=seen.sparsely,
             bytes=size,
@@ -320,7 +328,7 @@ class _Run:
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )
 
-    def _remark(self, layers: Sequence[Layer], checked: Checked) -> None:
+    def _remark(self, layers: Sequence[Layer], counts: Mapping[str, Count]) -> None:
         empty = [layer.name for layer in layers if layer.zeros == layer.size]
         if empty:
             such = f"{some(len(empty), 'weight')}, such as {plain(empty[0])},"
@@ -328,7 +336,7 @@ class _Run:
         over = sum(layer.zeros - layer.asked for layer in layers)
         if over:
             self.notes.append(f"{over:,} more weights are zero than were asked for: they were so before")
-        back = sum(checked.cleared.values())
+        back = sum(count.cleared for count in counts.values())
         if self.asked.apply_mask is not None and back:
             self.notes.append(f"{back:,} weights that the mask removes were not zero; they are now")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod as product
 from typing import Any
@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
+from onnx_prune.bits import Bits
 from onnx_prune.draft import Draft
 
 Array = NDArray[Any]
@@ -71,36 +72,35 @@ def gz_bytes(arrays: Iterable[Array]) -> int:
     return total
 
 
-def store_sparsely(draft: Draft, zeros: Mapping[str, int]) -> list[str]:
+def store_sparsely(draft: Draft, bits: Mapping[str, Bits]) -> list[str]:
     """Make sparse initializers of the tensors that take fewer bytes so.
 
     Tensors that are inputs too stay as they are: a sparse one cannot be overridden.
 
     Args:
         draft: the model; it is changed.
-        zeros: how many zeros each masked tensor has.
+        bits: the masks of those that take part.
 
     Returns:
         Names of the tensors that are stored sparsely now.
     """
     graph = draft.model.graph
     inputs = {value.name for value in graph.input}
-    chosen = [
-        tensor
-        for tensor in graph.initializer
-        if tensor.name in zeros
-        and tensor.name not in inputs
-        and sparse_bytes(tensor, zeros[tensor.name]) < tensors.nbytes(tensor)
-    ]
-    for tensor in chosen:
-        make: Callable[[], Array] | None = draft.content.pop(tensor.name, None)
+    names: set[str] = set()
+    for tensor in graph.initializer:
+        name = tensor.name
+        if name not in bits or name in inputs or tensor.data_type not in _KINDS:
+            continue
+        make = draft.content.get(name)
         array = make() if make is not None else tensors.read(tensor)
-        graph.sparse_initializer.append(_sparse(tensor.name, array))
-    names = [tensor.name for tensor in chosen]
+        if sparse_bytes(tensor, int((array == 0).sum())) < tensors.nbytes(tensor):
+            graph.sparse_initializer.append(_sparse(name, array))
+            draft.content.pop(name, None)
+            names.add(name)
     for j in reversed(range(len(graph.initializer))):
-        if graph.initializer[j].name in set(names):
+        if graph.initializer[j].name in names:
             del graph.initializer[j]
-    return names
+    return sorted(names)
 
 
 def _sparse(name: str, array: Array) -> onnx.SparseTensorProto:

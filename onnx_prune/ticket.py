@@ -26,7 +26,7 @@ from onnx_prune.sparsify import require_fit, sparsify
 from onnx_prune.sparsity import Sparsity
 from onnx_prune.stored import Stored
 from onnx_prune.words import plain
-from onnx_prune.zeroing import check, zero_out
+from onnx_prune.zeroing import zero_out
 
 Array = NDArray[Any]
 _RANDOM, _REINIT = 1, 2  # so that the same seed does not give both controls the same numbers
@@ -90,8 +90,7 @@ def ticket(
     def values(name: str) -> Array | None:
         return None if reinit is None else permuted(stored.array(name), name, reinit)
 
-    draft = zero_out(coupling, mask.bits, values)
-    check(coupling, draft, mask.bits, values)
+    draft = zero_out(coupling, mask.bits, values).draft
     sign(draft.model, criterion=f"ticket by {mask.manifest.criterion}", sparsity=f"{mask.manifest.ratio:g}")
     if output is not None:
         files.save(

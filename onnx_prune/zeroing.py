@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,105 +19,140 @@ from onnx_prune.graph import Graph
 from onnx_prune.stored import Stored
 
 Array = NDArray[Any]
+_CHUNK = 1 << 22  # weights; a multiple of eight
 Values = Callable[[str], Array | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What was found equal to its definition.
+class Count:
+    """What became of one tensor.
 
     Attributes:
-        untouched: how many tensors have the bytes that they had.
-        zeros: for each masked tensor how many zeros it has now.
-        were: how many it had.
+        zeros: how many zeros it has now.
+        before: how many it had.
         cleared: how many weights that were not zero its mask removes.
     """
 
-    untouched: int
-    zeros: Mapping[str, int]
-    were: Mapping[str, int]
-    cleared: Mapping[str, int]
+    zeros: int
+    before: int
+    cleared: int
 
 
-def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None = None) -> Draft:
+@dataclass
+class Zeroed:
+    """The masked model.
+
+    Attributes:
+        draft: it; every masked tensor is checked as it is made.
+        counts: for each tensor that was made what became of it.
+    """
+
+    draft: Draft
+    counts: dict[str, Count] = field(default_factory=dict)
+
+
+def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None = None) -> Zeroed:
     """The model with every weight zero that its mask removes.
+
+    A tensor is read once, as it is written or filled in, and checked then: so one is in memory at a time.
 
     Args:
         coupling: the analysed original, left as it is.
         bits: the mask of each tensor that takes part.
         values: new values of a tensor before it is masked, in its own type; None leaves the original's.
 
-    Returns:
-        The draft; tensors of which everything stays, and that get no new values, are not touched.
+    Raises:
+        ProofFailed: now, or as a tensor is made: it is not what it should be, which is a bug of ours.
     """
     stored = Stored(coupling)
+    counts: dict[str, Count] = {}
 
     def change(name: str) -> Edit | None:
         mask = bits.get(name)
-        fresh = values is not None and values(name) is not None
-        if mask is None or (not fresh and mask.kept == np.prod(mask.shape, dtype=np.int64)):
+        if mask is None:
             return None
 
         def apply(array: Array) -> Array:
-            found = None if values is None else values(name)
-            new = np.array(array if found is None else found)
-            np.copyto(new, stored.zero(name), where=~mask.keep())
+            fresh = None if values is None else values(name)
+            new = np.array(array if fresh is None else fresh)
+            zero = stored.zero(name)
+            np.copyto(new, zero, where=~mask.keep())
+            counts[name] = inspect(zero, name, mask, array, new, fresh)
             return new
 
         return Edit(apply, mask.shape)
 
-    return start(coupling.graph, change)
+    zeroed = Zeroed(start(coupling.graph, change), counts)
+    require_untouched(coupling, zeroed.draft, bits)
+    return zeroed
 
 
-def check(
-    coupling: Coupling, draft: Draft, bits: Mapping[str, Bits], values: Values | None = None
-) -> Checked:
-    """Require that a draft is the original with its weights masked, and nothing else.
+def inspect(zero: Array, name: str, mask: Bits, old: Array, new: Array, fresh: Array | None = None) -> Count:
+    """Require that a tensor is its mask times its weights, and count its zeros; some weights at a time.
 
-    Every tensor is read again, one at a time: the bytes of those without a mask are compared, and of
-    those with one the values that stay; what goes has to equal the tensor's zero.
+    Args:
+        zero: what means zero in it, to be broadcast.
+        name: of the tensor.
+        mask: which weights stay.
+        old: the tensor as it was.
+        new: the tensor as it is to be written.
+        fresh: the values it was to get, the old ones unless given.
+
+    Raises:
+        ProofFailed: a weight that goes is not zero, or one that stays has other bytes.
+    """
+    right = new.dtype == old.dtype and new.shape == old.shape == mask.shape
+    points = np.broadcast_to(zero, new.shape).reshape(-1) if zero.ndim else zero
+    flat = [a.reshape(-1) for a in (old, new, old if fresh is None else fresh)]
+    zeros = before = cleared = 0
+    for first in range(0, new.size if right else 0, _CHUNK):
+        part = slice(first, first + _CHUNK)
+        keep = np.unpackbits(mask.packed[first // 8 : (first + _CHUNK) // 8]).view(np.bool_)
+        was, now, wanted = (a[part] for a in flat)
+        keep, point = keep[: now.size], points[part] if zero.ndim else zero
+        blank, empty = np.asarray(now == point), np.asarray(was == point)
+        right = right and bool((blank | keep).all()) and _same(now[keep], wanted[keep])
+        zeros, before = zeros + int(blank.sum()), before + int(empty.sum())
+        cleared += int((~keep & ~empty).sum())
+    if not right:
+        raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
+    return Count(zeros, before, cleared)
+
+
+def require_untouched(coupling: Coupling, draft: Draft, bits: Mapping[str, Bits]) -> int:
+    """Require that a draft is the original but for the tensors that have a mask.
 
     Args:
         coupling: the analysed original.
-        draft: what `zero_out` made of it.
+        draft: what was made of it.
         bits: the masks.
-        values: as for `zero_out`.
+
+    Returns:
+        How many tensors have no mask.
 
     Raises:
-        ProofFailed: something differs, which is a bug of ours.
+        ProofFailed: something else has changed, which is a bug of ours.
     """
-    graph, stored = coupling.graph, Stored(coupling)
-    before, after = graph.weights, Graph(draft.model, graph.folder).weights
-    before = {name: tensor for name, tensor in before.items() if name not in graph.frozen}
+    graph = coupling.graph
+    before = {name: tensor for name, tensor in graph.weights.items() if name not in graph.frozen}
+    after = Graph(draft.model, graph.folder).weights
     if list(before) != list(after):
         raise ProofFailed("the masked model has other tensors than the original")
-    zeros: dict[str, int] = {}
-    were: dict[str, int] = {}
-    cleared: dict[str, int] = {}
-    for name, tensor in before.items():
+    others = before.keys() - bits.keys()
+    for name in others:
         made = draft.content.get(name)
-        if name not in bits:
-            if tensor != after[name] and (made is None or not _same(made(), stored.array(name))):
-                raise ProofFailed(f"tensor {name!r} has no mask and has changed")
-            continue
-        old = stored.array(name)
-        new = made() if made is not None else tensors.read(after[name], graph.folder)
-        found = None if values is None else values(name)
-        want = old if found is None else found
-        keep, blank = bits[name].keep(), stored.zeros(name, new)
-        if new.dtype != old.dtype or not blank[~keep].all() or not _same(new[keep], want[keep]):
-            raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-        empty = stored.zeros(name, old)
-        zeros[name], were[name] = int(blank.sum()), int(empty.sum())
-        cleared[name] = int((~keep & ~empty).sum())
+        if before[name] != after[name] and (made is None or not _same(made(), graph.array(name))):
+            raise ProofFailed(f"tensor {name!r} has no mask and has changed")
     for one, other in zip(graph.model.graph.node, draft.model.graph.node, strict=True):
         if one != other and _bare(one) != _bare(other):
             raise ProofFailed(f"node {one.name!r} has changed")
-    return Checked(len(before) - len(zeros), zeros, were, cleared)
+    return len(others)
 
 
 def _same(one: Array, other: Array) -> bool:
     """Whether two arrays have the same bytes, not-a-number and -0 among them."""
+    if one.dtype.kind == "O":
+        return np.array_equal(one, other)
     return np.array_equal(tensors.payload(one), tensors.payload(other))
 
 

@@ -38,6 +38,19 @@ def test_a_score_that_is_no_number_stays() -> None:
     assert select.lowest(scores, 3).tolist() == [False, True, True, True]
 
 
+@pytest.mark.parametrize("kind", ["normal", "few values", "sorted", "with nan"])
+def test_large_arrays_as_small_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_SAMPLE", 64)
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal(5000)
+    scores = {"few values": np.round(scores), "sorted": np.sort(scores)}.get(kind, scores)
+    if kind == "with nan":
+        scores[rng.integers(0, 5000, 3000)] = np.nan
+    order = sorted(range(5000), key=lambda j: (np.isnan(scores[j]), np.nan_to_num(scores[j]), -j))
+    for count in (1, 2, 700, 2500, 4999):
+        assert set(np.flatnonzero(select.lowest(scores, count))) == set(order[:count])
+
+
 FLOATS = arrays(np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, -0.0, 1.0, 2.5, -np.inf, 7.0]))
 
 

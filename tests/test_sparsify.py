@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_prune import files, maskfile, zeroing
 from onnx_prune.bits import Bits
-from onnx_prune.coupling import Coupling
 from onnx_prune.errors import InputError, NothingToPrune, ProofFailed
 from onnx_prune.runtime import Session
 from onnx_prune.sparsify import SparseResult, sparsify
@@ -245,45 +244,35 @@ def test_what_is_an_input_too_and_what_is_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "message"),
     [
-        lambda model: model.graph.initializer[0].CopyFrom(numpy_helper.from_array(noise(16), "conv2.bias")),
-        lambda model: setattr(model.graph.node[0], "op_type", "ConvTranspose"),
-        lambda model: model.graph.initializer.pop(),
+        (lambda model: model.graph.initializer[0].dims.__setitem__(0, 9), "tensor 'conv1.bias' has no mask"),
+        (lambda model: setattr(model.graph.node[0], "op_type", "ConvTranspose"), "node 'conv1' has changed"),
+        (lambda model: model.graph.initializer.pop(), "other tensors than the original"),
     ],
 )
-def test_the_check_fails_where_something_else_changed(spoil: Callable[[onnx.ModelProto], None]) -> None:
-    coupling = analyse(small_cnn())
-    bits = {FC: Bits.of(noise(10, 16) > 0)}
-    draft = zeroing.zero_out(coupling, bits)
-    zeroing.check(coupling, draft, bits)
-    order = [tensor.name for tensor in draft.model.graph.initializer]
-    model = draft.whole()
-    model.graph.initializer.insert(0, model.graph.initializer.pop(order.index("conv2.bias")))
-    coupling, draft = reordered(coupling, model)
+def test_the_check_fails_where_something_else_changed(
+    spoil: Callable[[onnx.ModelProto], object], message: str
+) -> None:
+    model = small_cnn()
+    model.graph.initializer.insert(0, model.graph.initializer.pop(1))
+    coupling, bits = analyse(model), {FC: Bits.of(noise(10, 16) > 0)}
+    draft = zeroing.zero_out(coupling, bits).draft
+    zeroing.require_untouched(coupling, draft, bits)
     spoil(draft.model)
-    with pytest.raises(ProofFailed):
-        zeroing.check(coupling, draft, bits)
-
-
-def reordered(coupling: Coupling, model: onnx.ModelProto) -> tuple[Coupling, Any]:
-    """The original with its tensors in the order of `model`, and `model` as a draft."""
-    from onnx_prune.draft import Draft
-
-    first = small_cnn()
-    tensors = {tensor.name: tensor for tensor in first.graph.initializer}
-    ordered = [tensors[tensor.name] for tensor in model.graph.initializer]
-    del first.graph.initializer[:]
-    first.graph.initializer.extend(ordered)
-    return analyse(first), Draft(model)
+    with pytest.raises(ProofFailed, match=message):
+        zeroing.require_untouched(coupling, draft, bits)
 
 
 def test_the_check_fails_where_a_mask_was_not_obeyed() -> None:
-    coupling = analyse(linear(noise(4, 4)))
-    draft = zeroing.zero_out(coupling, {"w": Bits.of(noise(4, 4) > 0)})
-    for other in (noise(4, 4, seed=1) > 0, np.zeros((4, 4), bool)):
+    weight = noise(4, 4)
+    zero, keep = np.zeros((), np.float32), noise(4, 4, seed=1) > 0
+    new = np.where(keep, weight, np.float32(0))
+    assert zeroing.inspect(zero, "w", Bits.of(keep), weight, new).zeros == (~keep).sum()
+    other = np.where(keep, 2 * weight, np.float32(0))
+    for wrong in (weight, other, new.astype(np.float64)):
         with pytest.raises(ProofFailed, match="tensor 'w' is not its mask times its weights"):
-            zeroing.check(coupling, draft, {"w": Bits.of(other)})
+            zeroing.inspect(zero, "w", Bits.of(keep), weight, wrong)
 
 
 # The mask file.
