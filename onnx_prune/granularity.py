@@ -1,6 +1,6 @@
 """What goes together when single weights are zeroed: elements, N of M, blocks, or whole filters.
 
-All functions work on a weight as (outputs, positions, summed), see `onnx_prune.layout`.
+All functions work on a weight as (outputs, positions, summed), see `onnx_prune.orientation`.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from onnx_prune.axis import Atom, Axis, Cat, atoms, size
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import InputError, Misfit
 from onnx_prune.fold import SMALL
-from onnx_prune.layout import Factors, Layout, Part, refine
 from onnx_prune.nodes import Node
+from onnx_prune.orientation import Factors, Layout, Part, refine
 from onnx_prune.relation import Dims, Op, Relation
 from onnx_prune.rules import relate
 from onnx_prune.words import plain

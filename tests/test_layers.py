@@ -16,7 +16,7 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words", "gram"},
-    {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes", "bits", "layout"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "paths", "nodes", "bits", "orientation"},
     {"unify", "pattern", "tensors", "restate", "command", "working", "page", "sign"},
     {"sparsity", "schedule", "granularity", "saliency", "select", "histogram", "spool"},
     {"rules", "flatten", "runtime", "options", "options_sparse", "files"},

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from onnx_prune import granularity, saliency, select
 from onnx_prune.bits import Bits
 from onnx_prune.errors import InputError
-from onnx_prune.layout import Layout
+from onnx_prune.orientation import Layout
 
 VALUES = np.array([[0.5, -1.0, 0.0], [2.0, -0.5, 0.5]], np.float32)
 
