@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import calibrated, files, granularity, maskfile, ranking, samples, storage, tensors
+from onnx_prune import files, granularity, maskfile, ranking, samples, storage, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.bits import Bits
 from onnx_prune.coupling import Coupling
@@ -29,6 +29,7 @@ from onnx_prune.histogram import Histogram, histogram, svg
 from onnx_prune.maskfile import Manifest, MaskFile
 from onnx_prune.runtime import Feeds, RunError, Session
 from onnx_prune.sign import sign
+from onnx_prune.sparse_calibrated import calibrate
 from onnx_prune.sparse_report import Layer, LeftAlone, SparseReport
 from onnx_prune.sparsity import CALIBRATED, Sparsity
 from onnx_prune.stored import Stored
@@ -178,7 +179,7 @@ class _Run:
         before = parent.bits if parent else {}
         values: Values | None = None
         if asked.criterion in CALIBRATED and asked.scores is None:
-            found = calibrated.calibrate(coupling, taking, asked, pattern, before)
+            found = calibrate(coupling, taking, asked, pattern, before)
             bits, values = found.bits, found.values.get
             if found.by_magnitude:
                 such = f"{some(len(found.by_magnitude), 'weight')}, such as {plain(found.by_magnitude[0])}"

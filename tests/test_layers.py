@@ -33,7 +33,7 @@ LAYERS = [
     {"idle"},
     {"clean"},
     {"ranking", "zeroing", "sparsegpt"},
-    {"calibrated"},
+    {"sparse_calibrated"},
     {"prove", "validate"},
     {"report", "sparse_report"},
     {"sparsify", "show_sparse"},
