@@ -51,6 +51,7 @@ class _Analysis:
     axes: dict[str, Dims] = field(default_factory=dict)
     extents: set[Place] = field(default_factory=set)
     origins: dict[str, set[Place]] = field(default_factory=dict)
+    others: set[tuple[str, int]] = field(default_factory=set)
     shut: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> Coupling:
@@ -123,7 +124,7 @@ class _Analysis:
             if len(uses) < 2 or sum(n > 1 for n in tensor.dims) > 1:
                 continue
             if any(self.graph.nodes[node].crossing for node, _ in uses):
-                continue
+                continue  # a loop hands it to all who read it inside
             if name not in outputs and name not in fed and name not in self.graph.captured:
                 for node, k in uses:
                     yield (node, k), copy_key(name, node, k)
@@ -213,6 +214,8 @@ class _Analysis:
             why = f"{node.label} draws at random inside a body, which is not repeated"
         elif not has_rule(node.type, node.domain):
             why = f"no rule for {node.op} ({node.label})"
+        elif not self.shapes.lists.isdisjoint(names):
+            why = f"{node.label} works on a sequence, which is not looked into"
         elif any(name not in known for name in names for known in probes):
             why = f"a shape around {node.label} is not known"
         else:
@@ -250,8 +253,8 @@ class _Analysis:
                 self._arises(why, around)
         for k, dims in enumerate(relation.operands):
             for j, axis in enumerate(dims or ()):
-                if isinstance(axis, Atom) and axis.held and _is_extent(relation, axis):
-                    self.extents.add((self._key(node, k), j))
+                extent = isinstance(axis, Atom) and axis.held and _is_extent(relation, axis)
+                (self.extents if extent else self.others).add((self._key(node, k), j))
         carriers = zeros.carriers(node, relation)
         exposed = self._contract(node, relation, carriers, places)
         zeros.propagate(node, relation, carriers)
@@ -353,6 +356,7 @@ class _Analysis:
         return frozenset(heads)
 
     def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
+        extents = self.extents - self.others  # the rows of a tied embedding are channels elsewhere
         members: dict[Atom, list[Member]] = {}
         held: list[Held] = []
         for key, dims in self.axes.items():
@@ -371,7 +375,7 @@ class _Analysis:
                         continue
                     if why is None:
                         members.setdefault(atom, []).append(member)
-                    elif why != SETTING and (key, j) not in self.extents:
+                    elif why != SETTING and (key, j) not in extents:
                         held.append(Held(name, j, atom.size, why))
         order = {"producer": 0, "consumer": 1, "other": 2}
         groups = []

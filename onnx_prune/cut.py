@@ -122,7 +122,7 @@ def _live_names(graph: onnx.GraphProto) -> set[str]:
 
 
 def _dead(draft: Draft, path: Path, live: set[str]) -> set[Place]:
-    """Nodes of one graph that were used before the cut and no longer are; unused weights are removed at once."""
+    """Nodes of one graph that the cut leaves unused; weights that it leaves unused are removed at once."""
     graph = graph_at(draft.model.graph, path)
     places = [Place(path, at) for at in range(len(graph.node))]
     inserted = [node for place, nodes in draft.inserted.items() for node in nodes]

@@ -143,7 +143,9 @@ def rearrange(
     """Put nodes before and after the given places, and drop some."""
     after = after or {}
     paths = {place.path for place in (*before, *after, *dropped)}
-    for path in sorted(paths, key=lambda path: (-len(path), path)):  # a move of outer nodes changes inner paths
+    for path in sorted(
+        paths, key=lambda path: (-len(path), path)
+    ):  # a move of outer nodes changes inner paths
         graph = graph_at(draft.model.graph, path)
         nodes: list[onnx.NodeProto] = []
         for at in range(len(graph.node) + 1):

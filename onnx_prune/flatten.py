@@ -17,7 +17,7 @@ Bodies of other operators are not looked into.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,18 +28,19 @@ from onnx import GraphProto, NodeProto, helper
 from onnx_prune import tensors
 from onnx_prune.nodes import Body, Node, Place, Slot, bodies_of, body_of, graph_at
 
-_OLDEST_SCAN = 9  # before, it had a batch axis
+# What is looked into: how many inputs and outputs each body has where the node has this many.
+# Scan of opset 8, which had a batch axis, has another number.
+_BORDERS: dict[str, Callable[[int, int], dict[str, tuple[int, int]]]] = {
+    "If": lambda _, made: {"then_branch": (0, made), "else_branch": (0, made)},
+    "Loop": lambda given, made: {"body": (max(given, 2), 1 + made)},
+    "Scan": lambda given, made: {"body": (given, made)},
+}
 _Operand = tuple[str, Slot]
 
 
-def flatten(graph: GraphProto, opset: int) -> tuple[list[Node], list[Body]]:
-    """All nodes in order, and the bodies that some stand in, outer ones first.
-
-    Args:
-        graph: the main graph.
-        opset: version of ONNX's own operators.
-    """
-    row = _Row(graph, opset)
+def flatten(graph: GraphProto) -> tuple[list[Node], list[Body]]:
+    """All nodes of a main graph in order, and the bodies that some stand in, outer ones first."""
+    row = _Row(graph)
     row.walk(Body((), "", {}))
     return row.nodes, row.bodies
 
@@ -75,7 +76,6 @@ class _Inside(NamedTuple):
 @dataclass
 class _Row:
     graph: GraphProto
-    opset: int
     nodes: list[Node] = field(default_factory=list)
     bodies: list[Body] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
@@ -89,7 +89,7 @@ class _Row:
         for at, record in enumerate(graph.node):
             proto = _renamed(record, body) if body.path else record
             place = Place(body.path, at)
-            if _opens(record, self.opset):
+            if _is_open(record):
                 open_[record.op_type](_Border(record, proto, place), body.names)
             else:
                 names = tuple(proto.input), tuple(proto.output)
@@ -110,12 +110,14 @@ class _Row:
         )
 
     def _loop(self, border: _Border, names: Mapping[str, str]) -> None:
-        count = len(body_of(border.record, "body").input) - 2
+        formals = body_of(border.record, "body").input
+        count = len(formals) - 2
         carried = [(2 + j, 2 + j, 1 + j) for j in range(count)]
         inside = self._inside(border, names, "body", carried)
         for k, value in enumerate((np.array(0), np.array(True))):
-            formal = inside.inputs[k]
-            self._cross(border, ".count", [border.operand(k)], formal, [_constant(formal, value)])
+            rank = len(formals[k].type.tensor_type.shape.dim)  # both may be vectors of one
+            step = _constant(inside.inputs[k], value.reshape((1,) * rank))
+            self._cross(border, ".count", [border.operand(k)], inside.inputs[k], [step])
         self._enter(border, inside, carried)
         self.walk(inside.body)
         stops = [border.operand(0), border.operand(1), inside.outputs[0]]
@@ -127,7 +129,7 @@ class _Row:
 
     def _scan(self, border: _Border, names: Mapping[str, str]) -> None:
         said = attributes(border.record)
-        count = len(border.proto.input) - int(said["num_scan_inputs"])
+        count = max(len(border.proto.input) - int(said.get("num_scan_inputs", 0)), 0)
         carried = [(j, j, j) for j in range(count)]
         inside = self._inside(border, names, "body", carried)
         self._enter(border, inside, carried)
@@ -142,9 +144,7 @@ class _Row:
         self._leave(
             border,
             [("", [border.operand(j), inside.outputs[j]], {}) for j in range(count)]
-            + [
-                (".stack", [end], {"axis": _at(axes, j, 0)}) for j, end in enumerate(inside.outputs[count:])
-            ],
+            + [(".stack", [end], {"axis": _at(axes, j, 0)}) for j, end in enumerate(inside.outputs[count:])],
         )
 
     def _inside(
@@ -211,25 +211,18 @@ class _Row:
     def _leave(
         self, border: _Border, results: Sequence[tuple[str, Sequence[_Operand], Mapping[str, Any]]]
     ) -> None:
-        inner = bool(border.place.path)
-        for j, (part, operands, attrs) in enumerate(results):
-            step = [border.proto] if j == 0 else []
-            self._cross(border, part, operands, _at(border.proto.output, j), step, attrs, inner)
+        step, inner = [border.proto], bool(border.place.path)
+        for result, (part, operands, attrs) in zip(border.proto.output, results, strict=True):
+            if result:
+                self._cross(border, part, operands, result, step, attrs, inner)
+                step = []
 
 
-def _opens(record: NodeProto, opset: int) -> bool:
-    """Whether the operator is one of the three, and its bodies have the inputs and outputs that they should."""
+def _is_open(record: NodeProto) -> bool:
+    """Whether the node's bodies are looked into."""
+    border = _BORDERS.get(record.op_type) if record.domain in ("", "ai.onnx") else None
     bodies = {a.name: (len(a.g.input), len(a.g.output)) for a in record.attribute if a.HasField("g")}
-    given, made = len(record.input), len(record.output)
-    if record.domain not in ("", "ai.onnx"):
-        return False
-    if record.op_type == "If":
-        return bodies == dict.fromkeys(("then_branch", "else_branch"), (0, made))
-    if record.op_type == "Loop":
-        return bodies == {"body": (max(given, 2), made + 1)}
-    sliced = next((a.i for a in record.attribute if a.name == "num_scan_inputs"), 0)
-    known = record.op_type == "Scan" and opset >= _OLDEST_SCAN and 0 < sliced <= given
-    return known and bodies == {"body": (given, made)}
+    return border is not None and bodies == border(len(record.input), len(record.output))
 
 
 def _constant(name: str, value: Any) -> NodeProto:

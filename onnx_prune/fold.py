@@ -51,6 +51,8 @@ _RANDOM = {
     "Multinomial",
     "Dropout",
 }
+# Floats that these repeat are no sizes but a tensor like any other: an initial state, a scale of ones.
+_FILLS = {"ConstantOfShape", "Expand", "Tile"}
 
 
 def is_random(node: Node) -> bool:
@@ -62,11 +64,6 @@ def small_integers(shape: tuple[int, ...], kind: int) -> bool:
     """Whether a constant is a scalar, a vector of integers or booleans, or a small table of them."""
     count = product(shape)
     return count == 1 or (kind in _INTEGERS and (len(shape) <= 1 or count <= SMALL))
-
-
-def _setting(shape: tuple[int, ...], kind: int) -> bool:
-    """Whether an array of more than one element may say how: floats in two dims are what, such as a state."""
-    return product(shape) <= SMALL and (kind in _INTEGERS or len(shape) < 2)
 
 
 class Folded:
@@ -101,7 +98,9 @@ class Folded:
                 return False
             if node.op == "DequantizeLinear" and product(shape) > 1:
                 return False  # a weight, however small and integer its stored form is
-            if not small_integers(shape, shapes.types[name]) and not _setting(shape, shapes.types[name]):
+            if not small_integers(shape, shapes.types[name]) and (
+                product(shape) > SMALL or node.op in _FILLS
+            ):
                 return False
             if onnx.helper.tensor_dtype_to_np_dtype(shapes.types[name]).kind == "V":
                 return False  # onnxruntime hands out no bfloat16, float8 or 4-bit integers

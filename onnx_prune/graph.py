@@ -16,8 +16,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
+from onnx_prune.errors import InputError
 from onnx_prune.flatten import flatten
-from onnx_prune.nodes import Node, graph_at, names_read
+from onnx_prune.nodes import Node, graph_at, names_read, within
 
 # Shape constants and index tables are no parameters; quantized weights are.
 _NOT_PARAMETERS = {
@@ -36,13 +37,16 @@ class Graph:
     Args:
         model: the record, with external data left outside.
         folder: where external data are looked for.
+
+    Raises:
+        InputError: a local function calls itself.
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
-        self.model = model = _inlined(model) if model.functions else model
+        self.model = model = _inlined(model)
         self.folder = folder
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
-        self.nodes, self.bodies = flatten(model.graph, self.opsets.get("", 1))
+        self.nodes, self.bodies = flatten(model.graph)
         self.initializers: dict[str, onnx.TensorProto] = {t.name: t for t in model.graph.initializer}
         for body in self.bodies:
             inner = graph_at(model.graph, body.path).initializer
@@ -125,14 +129,25 @@ def weight_of(key: str) -> str:
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without local functions, but for those of another opset than its own; a new object."""
+    """The model, or a new one without local functions but for those of another opset, where any is called.
+
+    Raises:
+        InputError: a function calls itself.
+    """
+    made = {(function.domain, function.name) for function in model.functions}
+    if not made or not any((node.domain, node.op_type) in made for node in within(model.graph.node)):
+        return model
     import onnx.inliner  # seldom needed
 
     slim = onnx.ModelProto()
     tensors.copy_fields(model, slim, skip={"graph"})
     tensors.copy_fields(model.graph, slim.graph, skip={"initializer"})
     slim.graph.initializer.extend(onnx.TensorProto(name=tensor.name) for tensor in model.graph.initializer)
-    whole = onnx.inliner.inline_local_functions(slim)
+    try:
+        whole = onnx.inliner.inline_local_functions(slim)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"its local functions can't be inlined: {reason}; re-export the model") from None
     del whole.graph.initializer[:]
     whole.graph.initializer.extend(model.graph.initializer)
     return whole

@@ -127,12 +127,19 @@ def graph_at(graph: GraphProto, path: Path) -> GraphProto:
     return graph
 
 
-def names_read(nodes: Iterable[NodeProto]) -> Iterator[str]:
-    """Every name that the nodes and the bodies inside them read, a body's outputs too; again where read again."""
+def within(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes and all in the bodies inside them."""
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
+        yield node
+        for body in bodies_of(node):
+            waiting += body.node
+
+
+def names_read(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """Every name that nodes or bodies inside them read, a body's outputs too; again where read again."""
+    for node in within(nodes):
         yield from filter(None, node.input)
         for body in bodies_of(node):
             yield from (value.name for value in body.output)
-            waiting += body.node

@@ -18,7 +18,7 @@ from onnx_prune.axis import atoms
 from onnx_prune.coupling import Coupling
 from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan
-from onnx_prune.nodes import Node, bodies_of, names_read
+from onnx_prune.nodes import Node, names_read, within
 
 _ELEMENTS = 1 << 24  # of all tensors inside that are compared
 FLOATS = {
@@ -238,9 +238,4 @@ def _reads(node: Node) -> Iterator[str]:
 
 
 def _operators(node: Node) -> set[str]:
-    found, waiting = {node.op}, node.closed
-    while waiting:
-        body = waiting.pop()
-        found.update(inner.op_type for inner in body.node)
-        waiting += [deeper for inner in body.node for deeper in bodies_of(inner)]
-    return found
+    return {node.op} | {inner.op_type for body in node.closed for inner in within(body.node)}

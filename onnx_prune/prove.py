@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from onnx_prune.kept import Plan, masks, slicer
 from onnx_prune.mask import masked
 from onnx_prune.runtime import Feeds, RunError, Session, missing_operators, random_feeds
 from onnx_prune.shapes import Shapes
+from onnx_prune.taken import settled
 
 Array = NDArray[Any]
 Progress = Callable[[str], None]
@@ -69,6 +71,7 @@ def prove(
 
     Inputs are random, one set at each assignment of the dynamic axes; where they leave the masked original
     without a finite, varying answer, smaller ones are tried.  The same models always get the same inputs.
+    Where branches of If are cut, all is run again with each of them taken.
 
     Args:
         coupling: the analysed original.
@@ -85,7 +88,17 @@ def prove(
         ProofFailed: the models differ, or onnxruntime refuses the cut model alone.
         NotProved: onnxruntime can't run the original, or nothing that it answers can be compared.
     """
-    prover = _Prover(coupling, plan, folder, feeds, progress or (lambda _: None))
+    tell = progress or (lambda _: None)
+    proof = _proved(_Prover(coupling, plan, folder, feeds, tell), small)
+    for twin, other in settled(coupling, plan, small):
+        with suppress(NotProved):  # a branch may not run where it would not be taken
+            found = _proved(_Prover(twin, plan, folder, (), tell), other)
+            if found.error / found.tolerance > proof.error / proof.tolerance:
+                proof = replace(proof, error=found.error, tolerance=found.tolerance)
+    return proof
+
+
+def _proved(prover: _Prover, small: onnx.ModelProto) -> Proof:
     for seed in range(_SEEDS):
         proof, failed = prover.compare(small, seed)
         if proof is not None:

@@ -8,21 +8,23 @@ by construction.  The bodies of If, Loop and Scan are laid out beside them for o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import onnx
 
 from onnx_prune.graph import Graph
-from onnx_prune.nodes import Node
+from onnx_prune.layout import element, probing, skeleton
 from onnx_prune.runtime import RunError, Session, random_feeds
 
 Shape = tuple[int, ...]
-_SMALL = 1024  # elements: shape operands and index tables stay in the skeleton, weights do not
 _BATCHES = ((2, 3), (3, 2), (5, 7), (7, 5))
 _SIZES = ((11, 13), (17, 19), (23, 29), (31, 37), (41, 43), (47, 53), (59, 61), (67, 71), (73, 79), (83, 89))
 _SCALES = (1, 8, 32)  # images often want a multiple of the network's stride
 _NOISES = ((1.0, 0.1, 0.0), (0.1, 0.0, 1.0))  # standard deviations to try, at each assignment
+# The step of loops at which their bodies are looked at, at each assignment: sizes may differ from step to
+# step.  There may be no second step, or (None) a body may not run on its own: a branch that is not taken.
+_STEPS: tuple[tuple[int | None, ...], ...] = ((0, 1), (0, 0), (None, None))
 _VALUE_SHAPED = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop", "Loop.stack", "Range"}
 
 
@@ -34,48 +36,57 @@ class Shapes:
         inputs: shapes given to the graph's inputs, to the elements of those that are sequences.
         known: shape of every tensor that is known.
         types: element type (TensorProto.DataType) of every tensor that is known.
+        lists: values that are no tensors but sequences, maps or optionals.
     """
 
     inputs: dict[str, Shape]
     known: dict[str, Shape] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
+    lists: set[str] = field(default_factory=set)
 
 
 def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     """Shapes at the first assignment, and at the second where something is dynamic.
 
     Where the runtime refuses every assignment (custom operators), what inference found is returned;
-    tensors without a shape are then missing.  So are those in bodies that do not run on their own: a
-    branch that is not taken may not.
+    tensors without a shape are then missing.
     """
+    inside = {name for node in graph.nodes if node.inner for name in node.outputs}
+    loops = any(node.part == ".count" for node in graph.nodes)
     for scale in _SCALES:
-        found = [_static(graph, inputs) for inputs in _assignments(graph, scale)]
-        missing = [n for n in _names(graph) if any(n not in shapes.known for shapes in found)]
-        if missing and len(found) == 1 and _value_shaped(graph):
-            found.append(replace(found[0], known=dict(found[0].known)))
-        inside = {name for node in graph.nodes if node.inner for name in node.outputs}
-        try:
-            try:
-                _probe_all(graph, found, missing)
-            except RunError:
-                if not inside:
-                    raise
+        for steps in _STEPS[0 if loops else 1 if inside else 2 :]:
+            found = list(_found(graph, scale, steps))
+            tensors = [name for name in _names(graph) if name not in found[0].lists]
+            missing = [n for n in tensors if any(n not in shapes.known for shapes in found)]
+            if missing and len(found) == 1 and _value_shaped(graph):
+                found.append(replace(found[0], known=dict(found[0].known)))
+            if None in steps:
                 missing = [name for name in missing if name not in inside]
-                _probe_all(graph, found, missing, inside=False)
-        except RunError:
-            if len(found) > 1 and scale != _SCALES[-1] and found[0].inputs != found[1].inputs:
+            try:
+                for shapes, noises, step in zip(found, _NOISES, steps, strict=False):
+                    _probe(graph, shapes, missing, noises, step)
+            except RunError:
                 continue
-            for shapes in found:
-                _probe_prefix(graph, shapes, missing)
-        break
-    if len(found) == 1 or found[0].known == found[1].known:
-        return found[0], None
-    return found[0], found[1]
+            return _differing(found)
+        if len(found) == 1 or found[0].inputs == found[1].inputs:
+            break
+    for shapes in found:
+        _probe_prefix(graph, shapes, missing)
+    return _differing(found)
 
 
-def _probe_all(graph: Graph, found: list[Shapes], missing: list[str], *, inside: bool = True) -> None:
-    for shapes, noises in zip(found, _NOISES, strict=False):
-        _probe(graph, shapes, missing, noises, inside)
+def _found(graph: Graph, scale: int, steps: tuple[int | None, ...]) -> Iterator[Shapes]:
+    """What is found without running anything, also for the second step of loops."""
+    assignments = list(_assignments(graph, scale))
+    if len(assignments) == 1 and steps[0] != steps[1]:
+        assignments *= 2
+    for inputs, step in zip(assignments, steps, strict=False):
+        yield _static(graph, inputs, step or 0)
+
+
+def _differing(found: list[Shapes]) -> tuple[Shapes, Shapes | None]:
+    same = len(found) == 1 or found[0].known == found[1].known
+    return found[0], None if same else found[1]
 
 
 def _value_shaped(graph: Graph) -> bool:
@@ -101,7 +112,7 @@ def at_batch_one(graph: Graph, analysed: Shapes, probe: Shapes | None) -> Shapes
     }
     if inputs == analysed.inputs:
         return analysed
-    found = _static(graph, inputs)
+    found = _static(graph, inputs, 0)
     return found if all(name in found.known for name in analysed.known) else analysed
 
 
@@ -116,7 +127,7 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
     layout: dict[str, list[int | str]] = {}
     for value in graph.inputs:
         row: list[int | str] = []
-        for j, dim in enumerate(_element(value.type).shape.dim):
+        for j, dim in enumerate(element(value.type).shape.dim):
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 row.append(dim.dim_value)
                 continue
@@ -140,83 +151,18 @@ def _assignments(graph: Graph, scale: int) -> Iterator[dict[str, Shape]]:
         yield {name: tuple(map(prime, row)) for name, row in layout.items()}
 
 
-def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor:
-    """The tensors of a sequence or optional, or the tensor itself."""
-    while not kind.HasField("tensor_type"):
-        inner = kind.optional_type if kind.HasField("optional_type") else kind.sequence_type
-        if not inner.HasField("elem_type"):  # a map, or no type at all
-            break
-        kind = inner.elem_type
-    return kind.tensor_type
-
-
-def skeleton(graph: Graph, inputs: dict[str, Shape]) -> onnx.ModelProto:
-    """The model without its large weights (their shapes stay, as inputs) and with fixed inputs."""
-    source = graph.model
-    model = onnx.ModelProto(ir_version=max(source.ir_version, 4))
-    model.opset_import.extend(source.opset_import)
-    model.functions.extend(source.functions)
-    model.graph.name = source.graph.name
-    model.graph.node.extend(_laid_out(graph.nodes))
-    for value in graph.inputs:
-        if not value.type.HasField("tensor_type"):
-            model.graph.input.append(value)
-            continue
-        kind = value.type.tensor_type.elem_type
-        fixed = onnx.helper.make_tensor_value_info(value.name, kind, inputs[value.name])
-        model.graph.input.append(fixed)
-    for name, tensor in graph.initializers.items():
-        count = 1
-        for n in tensor.dims:
-            count *= n
-        if count > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            info = onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
-            model.graph.input.append(info)
-        else:
-            model.graph.initializer.add().CopyFrom(tensor)
-            model.graph.initializer[-1].name = name
-    for value in source.graph.output:
-        model.graph.output.append(onnx.ValueInfoProto(name=value.name))
-    model.graph.value_info.extend(_declared(graph, inputs))
-    return model
-
-
-def _laid_out(nodes: Sequence[Node], *, inside: bool = True) -> Iterator[onnx.NodeProto]:
-    """The nodes, and before each that has bodies one step of these, unless `inside` is False."""
-    for node in nodes:
-        if inside or not node.inner:
-            yield from node.step
-
-
-def _declared(graph: Graph, inputs: dict[str, Shape]) -> Iterator[onnx.ValueInfoProto]:
-    """What the model declares of results that inference knows nothing of: custom operators'."""
-    sizes = {
-        dim.dim_param: n
-        for value in graph.inputs
-        for dim, n in zip(_element(value.type).shape.dim, inputs[value.name], strict=True)
-        if dim.dim_param
-    }
-    foreign = {name for node in graph.nodes if node.domain for name in node.outputs}
-    for value in graph.model.graph.value_info if foreign else ():
-        if value.name in foreign:
-            fixed = onnx.ValueInfoProto()
-            fixed.CopyFrom(value)
-            for dim in fixed.type.tensor_type.shape.dim:
-                if dim.dim_param in sizes:
-                    dim.dim_value = sizes[dim.dim_param]
-            yield fixed
-
-
-def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
-    """What onnx's own inference finds without running anything."""
+def _static(graph: Graph, inputs: dict[str, Shape], step: int) -> Shapes:
+    """What onnx's own inference finds without running anything, at a step of loops."""
     tensors = [value.name for value in graph.inputs if value.type.HasField("tensor_type")]
     shapes = Shapes(inputs, {name: inputs[name] for name in tensors})
     for name, tensor in graph.weights.items():
         shapes.known[name] = tuple(tensor.dims)
         shapes.types[name] = tensor.data_type
-    model = onnx.shape_inference.infer_shapes(skeleton(graph, inputs), data_prop=True)
+    model = onnx.shape_inference.infer_shapes(skeleton(graph, inputs, step), data_prop=True)
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type
+        if value.type.WhichOneof("value") not in (None, "tensor_type", "sparse_tensor_type"):
+            shapes.lists.add(value.name)
         if kind.elem_type:
             shapes.types[value.name] = kind.elem_type
         if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
@@ -224,7 +170,9 @@ def _static(graph: Graph, inputs: dict[str, Shape]) -> Shapes:
     return shapes
 
 
-def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...], inside: bool) -> None:
+def _probe(
+    graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float, ...], step: int | None
+) -> None:
     """Run the graph and read the shapes of the tensors that inference left open.
 
     A detector that finds nothing has empty tensors, which tell little: the input that leaves the
@@ -232,7 +180,7 @@ def _probe(graph: Graph, shapes: Shapes, missing: list[str], noises: tuple[float
     """
     if not missing:
         return
-    session = Session(_probing(graph, shapes, missing, len(graph.nodes), inside), graph.folder)
+    session = Session(probing(graph, shapes.inputs, missing, len(graph.nodes), step), graph.folder)
     best: dict[str, Shape] | None = None
     error: RunError | None = None
     for noise in noises:
@@ -275,7 +223,7 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         middle = (good + bad) // 2
         wanted = [name for name in missing if index[name] < middle]
         try:
-            session = Session(_probing(graph, shapes, wanted, middle, inside=False), graph.folder)
+            session = Session(probing(graph, shapes.inputs, wanted, middle, None), graph.folder)
             values = session.run(random_feeds(graph.inputs, shapes.inputs), _outputs(wanted))
         except RunError:
             bad = middle
@@ -283,33 +231,3 @@ def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
         good = middle
         shapes.known.update((n, tuple(map(int, v))) for n, v in zip(wanted, values, strict=True))
         shapes.types.update(_told(session, wanted))
-
-
-def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int, inside: bool) -> onnx.ModelProto:
-    """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor.
-
-    The tensors are outputs too: nobody fetches them, but the runtime tells their types.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    _fix_inputs(model, shapes.inputs)
-    del model.graph.node[:]
-    model.graph.node.extend(_laid_out(graph.nodes[:nodes], inside=inside))
-    own = {tensor.name for tensor in graph.model.graph.initializer}
-    for name, tensor in graph.initializers.items():
-        if name not in own and inside:
-            model.graph.initializer.add().CopyFrom(tensor)
-            model.graph.initializer[-1].name = name
-    del model.graph.value_info[:]
-    del model.graph.output[:]
-    for j, name in enumerate(wanted):
-        model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape of {j}"]))
-        model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    return model
-
-
-def _fix_inputs(model: onnx.ModelProto, inputs: dict[str, Shape]) -> None:
-    for value in model.graph.input:
-        for dim, n in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
-            dim.dim_value = n

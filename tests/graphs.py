@@ -76,6 +76,11 @@ def groups_of(coupling: Coupling) -> set[tuple[int, frozenset[tuple[str, int]]]]
     return {(g.size, frozenset((m.weight, m.dim) for m in g.members)) for g in coupling.groups}
 
 
+def places(*pairs: tuple[str, int]) -> frozenset[tuple[str, int]]:
+    """Dimensions of weights that a group stands on, to compare with those of `groups_of`."""
+    return frozenset(pairs)
+
+
 def why(coupling: Coupling, weight: str, dim: int) -> set[str]:
     """The reasons why a dimension of a weight is held."""
     return {h.why for h in coupling.held if (h.weight, h.dim) == (weight, dim)}

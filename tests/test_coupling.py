@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from onnx_prune.analyse import SINGLE
 from onnx_prune.coupling import Coupling
 from tests import zoo
-from tests.graphs import Dims, analyse, build, group_of, groups_of, node, noise, why
+from tests.graphs import Dims, analyse, build, group_of, groups_of, node, noise, places, why
 
 IMAGE: Dims = (1, 2, 8, 8)
 OUT: Dims = (1, 2, 8, 8)
@@ -25,10 +24,6 @@ def image_net(
 ) -> Coupling:
     """A graph from an image x to y."""
     return analyse(build(nodes, weights, {"x": IMAGE}, {"y": out}, **rest))  # type: ignore[arg-type]
-
-
-def places(*members: tuple[str, int]) -> frozenset[tuple[str, int]]:
-    return frozenset(members)
 
 
 def test_a_chain() -> None:
