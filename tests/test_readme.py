@@ -58,16 +58,22 @@ def test_the_commands_and_the_snippets_run(
         shutil.copy(ROOT / "models" / "fmnist_resnet20.onnx", tmp_path / name)
     np.savez(tmp_path / "feeds.npz", image=np.zeros((4, 1, 28, 28), np.float32))
     monkeypatch.chdir(tmp_path)
-    tasks = [command for command in commands() if command.startswith("onnx-prune ")]
+    tasks = [command for command in commands() if command.startswith(("onnx-prune ", "mkdir "))]
     assert len(tasks) > 8
     for task in tasks:
+        if task.startswith("mkdir "):
+            Path(task.split()[1]).mkdir()
+            continue
         with pytest.raises(SystemExit) as leave:
             main(shlex.split(task)[1:])
         assert leave.value.code == 0, (task, capsys.readouterr().err)
     scope: dict[str, Any] = {}
-    api, replay = blocks("python")
+    masks, api, replay = blocks("python")
     exec(api, scope)
     assert scope["result"].report.proof.error < 1e-4
+
+    exec("import json\n" + masks, scope := scope | {"np": np})
+    assert all(set(np.unique(mask)) == {0, 1} for mask in scope["masks"].values())
 
     onnx_prune_again = "in.onnx out.onnx --save-plan plan.json --no-validate"
     with pytest.raises(SystemExit):
