@@ -127,6 +127,7 @@ def _together(weights: Sequence[Weight], ratio: float, pattern: Pattern, score: 
             if pattern.kind == "block":
                 scores = granularity.units(pattern, weight.layout.matrix(scores))
             yield scores
+            del scores  # before those of the next weight are made
 
     total = sum(map(np.size, passes())) if pattern.kind == "block" else sum(w.size for w in weights)
     count = select.portion(ratio, total)

@@ -19,7 +19,7 @@ Bool = NDArray[np.bool_]
 _EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
 _CHUNK = 1 << 20
 _SAMPLE = 1 << 16
-_COLLECT = 1 << 22  # scores that are simply sorted
+_COLLECT = 1 << 19  # scores that are simply sorted
 
 
 def portion(ratio: float, count: int) -> int:
@@ -119,7 +119,9 @@ def below(passes: Iterable[Array], border: Border) -> Iterable[Bool]:
             equal = np.flatnonzero(found == border.key)
             gone[start + equal[min(stays, equal.size) :]] = True
             stays -= min(stays, equal.size)
-        yield gone.reshape(scores.shape)
+        shape = scores.shape
+        del scores  # before the next ones are made
+        yield gone.reshape(shape)
 
 
 def keys(scores: Array) -> NDArray[np.uint64]:
@@ -148,6 +150,7 @@ def _inside(passes: Callable[[], Iterable[Array]], prefix: int, shift: int) -> I
     for scores in passes():
         for _, found in _chunks(scores):
             yield found if shift == 64 else found[found >> np.uint64(shift) == np.uint64(prefix)]
+        del scores  # before the next ones are made
 
 
 def erdos_renyi_kernel(shapes: Sequence[tuple[int, ...]], ratio: float) -> list[int]:
