@@ -284,13 +284,23 @@ def carried_over(plan: Plan, before: Coupling, after: Coupling) -> Plan:
     Raises:
         ProofFailed: a group is not there any more, which is a bug of ours.
     """
-    there = {(m.weight, m.dim, g.size): g.atom for g in after.groups for m in g.members}
+    there = {place: group.atom for group in after.groups for place in _places(after, group)}
     found: dict[Atom, Bool] = {}
     for group in before.groups:
         if group.atom in plan:
-            same = [there.get((m.weight, m.dim, group.size)) for m in group.members]
-            atom = next(filter(None, same), None)
-            if atom is None:
+            atom = next(filter(None, map(there.get, _places(before, group))), None)
+            if atom is None or atom.size != group.size or atom in found:
                 raise ProofFailed(f"{group.name} is coupled otherwise once constants are in the biases")
             found[atom] = plan[group.atom]
+    return found
+
+
+def _places(coupling: Coupling, group: Group) -> list[tuple[str, int, int]]:
+    """Where a group stands: weight, dim, and which of the atoms on that dim it is."""
+    found = []
+    for member in group.members:
+        if member.key != member.weight:
+            continue  # a shared vector stands in several groups
+        axis = coupling.axes[member.key][member.dim]
+        found.append((member.weight, member.dim, list(atoms(axis)).index(group.atom)))
     return found

@@ -238,6 +238,24 @@ def test_a_constant_that_is_none_beside_the_border_stays() -> None:
     assert dead(analyse(model)).plan == {}
 
 
+def test_halves_of_one_axis_are_told_apart() -> None:
+    first = zeroed(noise(8, 3, 1, 1), [1, 2])
+    weights = {"w1": first, "w2": noise(5, 4, 1, 1), "w3": noise(5, 4, 1, 1)}
+    nodes = [
+        "a = Conv(x, w1)",
+        "r = Relu(a)",
+        node("p, q = Split(r)", axis=1),
+        "b = Conv(p, w2)",
+        "s = Sigmoid(q)",
+        "c = Conv(s, w3)",
+        "y = Add(b, c)",
+    ]
+    model = build(nodes, weights, {"x": ("n", 3, 4, 4)}, {"y": ("n", 5, 4, 4)}, opset=11)
+    result = remove_dead(model)
+    same(model, result)
+    assert [(g.size, g.kept) for g in result.report.groups] == [(4, 2)]
+
+
 def test_nothing_is_dead() -> None:
     nodes = [node("a = Gemm(x, w1)", transB=1), "r = Relu(a)", node("y = Gemm(r, w2)", transB=1)]
     model = build(nodes, {"w1": noise(4, 5), "w2": noise(3, 4)}, {"x": ("n", 5)}, {"y": ("n", 3)})
