@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -17,23 +17,23 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import files, granularity, maskfile, ranking, samples, storage, tensors
+from onnx_prune import files, granularity, maskfile, ranking, storage, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.bits import Bits
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft
-from onnx_prune.errors import InputError, NothingToPrune, ProofFailed
+from onnx_prune.errors import NothingToPrune
 from onnx_prune.granularity import Pattern
 from onnx_prune.graph import Graph
 from onnx_prune.histogram import Histogram, histogram, svg
 from onnx_prune.maskfile import Manifest, MaskFile
-from onnx_prune.runtime import Feeds, RunError, Session
 from onnx_prune.sign import sign
 from onnx_prune.sparse_calibrated import calibrate
+from onnx_prune.sparse_drift import run_both
 from onnx_prune.sparse_report import Layer, LeftAlone, SparseReport
 from onnx_prune.sparsity import CALIBRATED, Sparsity
-from onnx_prune.stored import Stored
-from onnx_prune.validate import Drift, measure_drift
+from onnx_prune.stored import Stored, require_fit
+from onnx_prune.validate import Drift
 from onnx_prune.weights import Weights, find, require_matches
 from onnx_prune.words import plain, some
 from onnx_prune.zeroing import Count, Values, zero_out
@@ -129,7 +129,8 @@ class _Run:
             if asked.validate:
                 model = draft.whole()
                 with self._stage("running"):
-                    drift, not_run = self._measure(coupling, model)
+                    drift, not_run, notes = run_both(coupling, model, asked.drift_data)
+                    self.notes += notes
             size = self._write(graph, draft)
             if self.save_mask is not None:
                 maskfile.write(mask, self.save_mask)
@@ -168,14 +169,14 @@ class _Run:
         asked = self.asked
         if asked.apply_mask is not None:
             mask = maskfile.read(asked.apply_mask)
-            require_fit(coupling, mask, str(asked.apply_mask))
+            require_fit(coupling, mask.bits, str(asked.apply_mask))
             return mask, None
         taking = ranking.taking(weights.taking, asked)
         if not taking:
             raise NothingToPrune(_nothing(weights))
         parent = maskfile.read(asked.parent_mask) if asked.parent_mask is not None else None
         if parent is not None:
-            require_fit(coupling, parent, str(asked.parent_mask))
+            require_fit(coupling, parent.bits, str(asked.parent_mask))
         before = parent.bits if parent else {}
         values: Values | None = None
         if asked.criterion in CALIBRATED and asked.scores is None:
@@ -237,34 +238,6 @@ class _Run:
         """Leave a record in the model of how it was made; other metadata stay."""
         said = mask.manifest
         sign(model, criterion=said.criterion, pattern=said.pattern, sparsity=f"{said.ratio:g}")
-
-    def _measure(self, coupling: Coupling, model: onnx.ModelProto) -> tuple[Drift | None, str]:
-        """Drift from the dense model, or why there is none."""
-        graph = coupling.graph
-        try:
-            Session(graph.model, graph.folder)
-        except RunError as error:
-            return None, str(error)
-        if self.asked.drift_data is not None:
-            source = str(self.asked.drift_data)
-            feeds: Iterable[Feeds] = samples.load(self.asked.drift_data, graph.inputs)
-        else:
-            source = "random inputs"
-            feeds = samples.random_batches(graph.inputs, coupling.shapes.inputs)
-        try:
-            Session(model, graph.folder)
-        except RunError as error:
-            raise ProofFailed(f"the masked model does not load, the original does: {error}") from None
-        try:
-            drift = measure_drift(graph.model, model, feeds, source, graph.folder)
-        except RunError as error:
-            return None, str(error)
-        except ProofFailed as error:  # the weights are right: it is zero weights that make it so
-            self.notes.append(str(error).replace("the pruned model", "the sparse model"))
-            return None, ""
-        if drift is None:
-            self.notes.append("drift was not measured: no float output keeps its shape")
-        return drift, ""
 
     def _write(self, graph: Graph, draft: Draft) -> int | None:
         if self.output is None:
@@ -345,25 +318,6 @@ class _Run:
 def _new(old: Array, name: str, values: Values | None) -> Array:
     found = None if values is None else values(name)
     return old if found is None else found
-
-
-def require_fit(coupling: Coupling, mask: MaskFile, where: str) -> None:
-    """Require that a model has the tensors of a mask.
-
-    Raises:
-        InputError: one is missing, or has another shape.
-    """
-    stored = Stored(coupling)
-    for name, bits in mask.bits.items():
-        if name not in stored:
-            raise InputError(f"{where}: the model has no initializer {plain(name)!r}; is it another network?")
-        shape = tuple(stored.proto(name).dims)
-        if shape != bits.shape:
-            raise InputError(
-                f"{where}: {plain(name)!r} has shape {list(shape)}, the mask says {list(bits.shape)}"
-            )
-    if not mask.bits:
-        raise InputError(f"{where}: the mask has no tensors")
 
 
 def _nothing(weights: Weights) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import tensors
+from onnx_prune.bits import Bits
 from onnx_prune.coupling import Coupling
+from onnx_prune.errors import InputError
 from onnx_prune.mask import fill
 from onnx_prune.real import real
+from onnx_prune.words import plain
 
 Array = NDArray[Any]
 Bool = NDArray[np.bool_]
@@ -56,3 +60,27 @@ class Stored:
         """
         array = self.array(name) if array is None else array
         return np.asarray(array == self.zero(name))
+
+
+def require_fit(coupling: Coupling, masks: Mapping[str, Bits], where: str) -> None:
+    """Require that a model has the tensors of a mask.
+
+    Args:
+        coupling: the analysed model.
+        masks: of each tensor.
+        where: the mask's file, for the message.
+
+    Raises:
+        InputError: one is missing, or has another shape.
+    """
+    stored = Stored(coupling)
+    for name, bits in masks.items():
+        if name not in stored:
+            raise InputError(f"{where}: the model has no initializer {plain(name)!r}; is it another network?")
+        shape = tuple(stored.proto(name).dims)
+        if shape != bits.shape:
+            raise InputError(
+                f"{where}: {plain(name)!r} has shape {list(shape)}, the mask says {list(bits.shape)}"
+            )
+    if not masks:
+        raise InputError(f"{where}: the mask has no tensors")

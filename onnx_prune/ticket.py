@@ -22,9 +22,9 @@ from onnx_prune.errors import InputError
 from onnx_prune.graph import Graph
 from onnx_prune.maskfile import MaskFile
 from onnx_prune.sign import sign
-from onnx_prune.sparsify import require_fit, sparsify
+from onnx_prune.sparsify import sparsify
 from onnx_prune.sparsity import Sparsity
-from onnx_prune.stored import Stored
+from onnx_prune.stored import Stored, require_fit
 from onnx_prune.words import plain
 from onnx_prune.zeroing import zero_out
 
@@ -84,7 +84,7 @@ def ticket(
             mask, bits=bits, manifest=replace(mask.manifest, criterion=f"random, seed {random_mask}")
         )
     coupling = couple(before)
-    require_fit(coupling, mask, "the mask")
+    require_fit(coupling, mask.bits, "the mask")
     stored = Stored(coupling)
 
     def values(name: str) -> Array | None:

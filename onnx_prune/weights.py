@@ -10,7 +10,6 @@ bodies of If, Loop and Scan too.
 from __future__ import annotations
 
 import fnmatch
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod as product
@@ -18,13 +17,14 @@ from typing import Any
 
 import onnx
 
-from onnx_prune.axis import Atom, Axis, Cat, atoms, size
+from onnx_prune.axis import Atom, atoms
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import InputError, Misfit
 from onnx_prune.fold import SMALL
 from onnx_prune.nodes import Node
-from onnx_prune.orientation import Factors, Layout, Part, refine
-from onnx_prune.relation import Dims, Op, Relation
+from onnx_prune.orientation import Factors, Layout
+from onnx_prune.parts import by_piece, carried, parts_of, recurrence
+from onnx_prune.relation import Op, Relation
 from onnx_prune.rules import relate
 from onnx_prune.words import plain
 
@@ -216,12 +216,12 @@ class _Search:
             if not name or name not in constant or dims is None or k in said:
                 continue
             summed = self._summed(node, relation, k, constant)
-            again = _recurrence(dims)
+            again = recurrence(dims)
             if not summed and again is None:
                 continue
             results = {a for side in relation.results for axis in side or () for a in atoms(axis)}
             found = tuple(
-                _parts(axis, {*summed, *([again[1]] if again and again[0] == j else [])}, results)
+                parts_of(axis, {*summed, *([again[1]] if again and again[0] == j else [])}, results)
                 for j, axis in enumerate(dims)
             )
             if k in packed:
@@ -248,15 +248,15 @@ class _Search:
             if name not in self.readers:
                 continue
             known = self.dims[name]
-            parts = None if known is None or relation is None else _by_atom(known, relation.results[out])
+            parts = None if known is None or relation is None else by_piece(known, relation.results[out])
             for k, operand in enumerate(node.inputs):
                 dims = None if relation is None else relation.operands[k]
                 if not operand or (relation is not None and (dims is None or k in relation.unmasked)):
                     continue
                 if name in self.embeddings and dims is not None and len(dims) > 1:
                     self.embeddings.add(operand)
-                carried = None if parts is None or dims is None else tuple(_carried(a, parts) for a in dims)
-                self._note(operand, carried, self.readers[name])
+                found = None if parts is None or dims is None else tuple(carried(a, parts) for a in dims)
+                self._note(operand, found, self.readers[name])
 
     def _note(
         self, name: str, dims: tuple[Factors, ...] | None, readers: Mapping[tuple[int, int, str], None]
@@ -292,49 +292,3 @@ class _Search:
             name: "both" if name in leading & trailing else "first" if name in leading else "last"
             for name in leading | trailing
         }
-
-
-def _recurrence(dims: Dims) -> tuple[int, Atom] | None:
-    """A dim of a matrix from channels to the same channels that is summed over: the one without gates."""
-    places = Counter(a for axis in dims for a in set(atoms(axis)))
-    for atom, count in places.items():
-        if count > 1 and atom.size > 1:
-            plain_dims = [j for j, axis in enumerate(dims) if axis is atom]
-            if plain_dims:
-                return plain_dims[-1], atom
-    return None
-
-
-def _parts(axis: Axis, summed: Collection[Atom], results: Collection[Atom]) -> Factors:
-    """The factors of one dim of a layer's weight."""
-
-    def part(inside: Iterable[Atom]) -> Part:
-        found = set(inside)
-        return "sum" if found & set(summed) else "out" if found & set(results) else "position"
-
-    pieces = (axis,) if isinstance(axis, Atom | Cat) else axis.parts
-    return tuple((size(piece), part(atoms(piece))) for piece in pieces)
-
-
-def _by_atom(known: tuple[Factors, ...], result: Dims | None) -> dict[Axis, Factors] | None:
-    """The factors of each piece of a result's axes."""
-    found: dict[Axis, Factors] = {}
-    for factors, axis in zip(known, result or (), strict=False):
-        pieces = (axis,) if isinstance(axis, Atom | Cat) else axis.parts
-        split = refine(factors, map(size, pieces))
-        if split is None:
-            return None
-        found.update(zip(pieces, split, strict=True))
-    return found
-
-
-def _carried(axis: Axis, parts: Mapping[Axis, Factors]) -> Factors:
-    """The factors of an operand's axis; parts end to end play the part of the first that is known."""
-    if isinstance(axis, Cat) and axis not in parts:
-        known = (part for inner in axis.parts for _, part in parts.get(inner, ()))
-        return ((size(axis), next(known, "position")),)
-    pieces = (axis,) if isinstance(axis, Atom | Cat) else axis.parts
-    found: list[tuple[int, Part]] = []
-    for piece in pieces:
-        found += parts.get(piece, ((size(piece), "position"),))
-    return tuple(found)
