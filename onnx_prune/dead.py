@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 
-from onnx_prune import files, plan, tensors
+from onnx_prune import files, plan
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
 from onnx_prune.clean import Dead, carried_over, dead
@@ -33,6 +29,7 @@ from onnx_prune.runtime import RunError, Session, random_feeds
 from onnx_prune.settings import Settings
 from onnx_prune.shapes import at_batch_one
 from onnx_prune.sign import sign
+from onnx_prune.stages import Stages, load, save, size_of
 from onnx_prune.validate import Drift, Latency, validate
 from onnx_prune.words import some
 
@@ -77,17 +74,19 @@ class _Run:
     settings: Settings
     save_plan: str | Path | None
     dry_run: bool
-    seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.stage = Stages(self.settings.progress)
+
     def run(self) -> Result:
-        with self._stage("loading"):
-            graph, sha256 = self._load()
-        with self._stage("coupling"):
+        with self.stage("loading"):
+            graph, sha256 = load(self.source)
+        with self.stage("coupling"):
             coupling = couple(graph)
-        with self._stage("looking for dead channels"):
+        with self.stage("looking for dead channels"):
             found = self._find(coupling)
-        with self._stage("cutting"):
+        with self.stage("cutting"):
             after, draft, found = self._cut(coupling, found)
         written = plan.make(coupling, found.plan, sha256=sha256, criterion=CRITERION, ratio=0.0)
         proof: Proof | None = None
@@ -100,7 +99,9 @@ class _Run:
             if self.settings.validate:
                 model = draft.whole()
                 proof, not_proved, drift, latency = self._validate(coupling, after, found, model)
-            size = self._write(graph, draft)
+            if self.output is not None:
+                with self.stage("writing"):
+                    size = save(graph, draft, self.output, self.settings.external_data)
             if self.save_plan is not None:
                 files.write_text(self.save_plan, written.to_json())
             model = model or (draft.whole() if self.output is None else None)
@@ -108,21 +109,6 @@ class _Run:
         left = Graph(draft.model).params()
         report = self._report(coupling, found, left, size, proof, not_proved, drift, latency)
         return Result(model, written, report)
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self.settings.progress(name)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def _load(self) -> tuple[Graph, str]:
-        if isinstance(self.source, onnx.ModelProto):
-            return Graph(self.source), ""
-        path = Path(self.source)
-        model = files.load(path)
-        with path.open("rb") as file:
-            return Graph(model, path.parent), hashlib.file_digest(file, "sha256").hexdigest()
 
     def _find(self, coupling: Coupling, barred: frozenset[Atom] = frozenset()) -> Dead:
         try:
@@ -160,13 +146,13 @@ class _Run:
     ) -> tuple[Proof | None, str, Drift | None, Latency | None]:
         proof, not_proved = None, ""
         folder = coupling.graph.folder
-        with self._stage("proving"):
+        with self.stage("proving"):
             try:
                 proof = prove(after, carried_over(found.plan, coupling, after), model, folder=folder)
                 self._require_same(coupling, model)
             except NotProved as reason:
                 not_proved = str(reason)
-        with self._stage("measuring"):
+        with self.stage("measuring"):
             drift, latency, notes = validate(coupling, model, self.settings)
         self.notes += notes
         return proof, not_proved, drift, latency
@@ -188,19 +174,6 @@ class _Run:
                         f"output {value.name} moved by {gap:.1e} of its largest value, though only channels "
                         "that say nothing went; this is a bug of onnx-prune, please report it"
                     )
-
-    def _write(self, graph: Graph, draft: Draft) -> int | None:
-        if self.output is None:
-            return None
-        with self._stage("writing"):
-            return files.save(
-                draft.model,
-                self.output,
-                content=draft.content,
-                source=graph.folder,
-                external=self.settings.external_data,
-                was_external=any(map(tensors.is_external, graph.model.graph.initializer)),
-            )
 
     def _remark(self, found: Dead) -> None:
         if found.constants:
@@ -246,7 +219,7 @@ class _Run:
             criterion=CRITERION,
             asked_ratio=share,
             reached_ratio=share,
-            before=Size(graph.params(), total_macs(graph, typical.known), self._bytes(graph)),
+            before=Size(graph.params(), total_macs(graph, typical.known), size_of(self.source, graph)),
             after=Size(left, total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
             held=(),
@@ -256,12 +229,6 @@ class _Run:
             latency=latency,
             notes=tuple(self.notes),
             shapes=dict(typical.inputs),
-            seconds=self.seconds,
+            seconds=self.stage.seconds,
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )
-
-    def _bytes(self, graph: Graph) -> int:
-        if isinstance(self.source, onnx.ModelProto):
-            return int(graph.model.ByteSize())
-        external = {t.name: t for t in graph.model.graph.initializer if tensors.is_external(t)}
-        return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())

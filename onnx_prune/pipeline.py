@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import criteria, files, plan, tensors
+from onnx_prune import criteria, files, plan, stages
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
 from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
@@ -90,7 +90,7 @@ class _Run:
     def run(self) -> Result:
         settings = self.settings
         with self._stage("loading"):
-            graph, sha256 = self._load()
+            graph, sha256 = stages.load(self.source)
         with self._stage("coupling"):
             coupling = couple(graph)
         require_matches(coupling, settings.budget)
@@ -128,15 +128,6 @@ class _Run:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def _load(self) -> tuple[Graph, str]:
-        if isinstance(self.source, onnx.ModelProto):
-            return Graph(self.source), ""
-        path = Path(self.source)
-        model = files.load(path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Graph(model, path.parent), sha256
 
     def _choose(self, coupling: Coupling, barred: set[Atom]) -> tuple[Choice, str]:
         settings = self.settings
@@ -197,14 +188,7 @@ class _Run:
         size = None
         if self.output is not None:
             with self._stage("writing"):
-                size = files.save(
-                    draft.model,
-                    self.output,
-                    content=draft.content,
-                    source=graph.folder,
-                    external=self.settings.external_data,
-                    was_external=any(map(tensors.is_external, graph.model.graph.initializer)),
-                )
+                size = stages.save(graph, draft, self.output, self.settings.external_data)
         if self.save_plan is not None:
             files.write_text(self.save_plan, written.to_json())
         return size
@@ -248,7 +232,7 @@ class _Run:
             before=Size(
                 graph.params(),
                 total_macs(graph, typical.known),
-                self._bytes(graph),
+                stages.size_of(self.source, graph),
             ),
             after=Size(left, total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
@@ -262,12 +246,6 @@ class _Run:
             seconds=self.seconds,
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )
-
-    def _bytes(self, graph: Graph) -> int:
-        if isinstance(self.source, onnx.ModelProto):
-            return int(graph.model.ByteSize())
-        external = {t.name: t for t in graph.model.graph.initializer if tensors.is_external(t)}
-        return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())
 
 
 def held_back(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[HeldBack, ...]:

@@ -10,7 +10,6 @@ import onnx
 from onnx_prune import files, maskfile, pipeline
 from onnx_prune.analyse import couple
 from onnx_prune.errors import InputError, NothingToPrune
-from onnx_prune.graph import Graph
 from onnx_prune.pipeline import Result
 from onnx_prune.report import Report
 from onnx_prune.schedule import sparsities
@@ -18,6 +17,7 @@ from onnx_prune.settings import Settings
 from onnx_prune.sparse_report import SparseReport
 from onnx_prune.sparsify import sparsify
 from onnx_prune.sparsity import Sparsity
+from onnx_prune.stages import load
 from onnx_prune.validate import validate
 
 
@@ -142,9 +142,6 @@ def _against(
     """The report with drift and latency measured against the model that the rounds began with."""
     if not settings.validate:
         return report
-    if isinstance(source, onnx.ModelProto):
-        graph = Graph(source)
-    else:
-        graph = Graph(files.load(source), Path(source).parent)
+    graph, _ = load(source)
     drift, latency, notes = validate(couple(graph), model, settings)
     return replace(report, drift=drift, latency=latency, notes=(*report.notes, *notes))

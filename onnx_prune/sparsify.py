@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import prod as product
@@ -21,10 +18,8 @@ from onnx_prune import files, granularity, maskfile, ranking, storage, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.bits import Bits
 from onnx_prune.coupling import Coupling
-from onnx_prune.draft import Draft
 from onnx_prune.errors import NothingToPrune
 from onnx_prune.granularity import Pattern
-from onnx_prune.graph import Graph
 from onnx_prune.histogram import Histogram, histogram, svg
 from onnx_prune.maskfile import Manifest, MaskFile
 from onnx_prune.sign import sign
@@ -32,6 +27,7 @@ from onnx_prune.sparse_calibrated import calibrate
 from onnx_prune.sparse_drift import run_both
 from onnx_prune.sparse_report import Layer, LeftAlone, SparseReport
 from onnx_prune.sparsity import CALIBRATED, Sparsity
+from onnx_prune.stages import Stages, load, save
 from onnx_prune.stored import Stored, require_fit
 from onnx_prune.validate import Drift
 from onnx_prune.weights import Weights, find, require_matches
@@ -104,22 +100,24 @@ class _Run:
     plot: str | Path | None
     dry_run: bool
     manifest: dict[str, Any]
-    seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stage = Stages(self.asked.progress)
 
     def run(self) -> SparseResult:
         asked = self.asked
         pattern = granularity.parse(asked.pattern)
-        with self._stage("loading"):
-            graph, sha256 = self._load()
-        with self._stage("looking for weights"):
+        with self.stage("loading"):
+            graph, sha256 = load(self.source)
+        with self.stage("looking for weights"):
             coupling = couple(graph)
             weights = find(coupling)
         require_matches(weights, "ignore", asked.ignore)
         require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
-        with self._stage("ranking"):
+        with self.stage("ranking"):
             mask, values = self._masks(coupling, weights, pattern, sha256)
-        with self._stage("zeroing"):
+        with self.stage("zeroing"):
             zeroed = zero_out(coupling, mask.bits, values)
             draft = zeroed.draft
             sparsely = storage.store_sparsely(draft, mask.bits) if asked.sparse_initializers else []
@@ -128,39 +126,25 @@ class _Run:
             self._sign(draft.model, mask)
             if asked.validate:
                 model = draft.whole()
-                with self._stage("running"):
+                with self.stage("running"):
                     drift, not_run, notes = run_both(coupling, model, asked.drift_data)
                     self.notes += notes
-            size = self._write(graph, draft)
+            if self.output is not None:
+                with self.stage("writing"):
+                    size = save(graph, draft, self.output, asked.external_data)
             if self.save_mask is not None:
                 maskfile.write(mask, self.save_mask)
             model = model or (draft.whole() if self.output is None else None)
         for name, make in draft.content.items():  # what was neither filled in nor written
             if name in mask.bits and name not in zeroed.counts:
                 make()
-        with self._stage("measuring the weights"):
+        with self.stage("measuring the weights"):
             seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
         if self.plot is not None and not self.dry_run:
             files.write_text(self.plot, svg(seen.histogram))
         return SparseResult(
             model, mask, self._report(coupling, weights, mask, zeroed.counts, seen, drift, not_run, size)
         )
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self.asked.progress(name)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def _load(self) -> tuple[Graph, str]:
-        if isinstance(self.source, onnx.ModelProto):
-            return Graph(self.source), ""
-        path = Path(self.source)
-        model = files.load(path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Graph(model, path.parent), sha256
 
     def _masks(
         self, coupling: Coupling, weights: Weights, pattern: Pattern, sha256: str
@@ -239,19 +223,6 @@ class _Run:
         said = mask.manifest
         sign(model, criterion=said.criterion, pattern=said.pattern, sparsity=f"{said.ratio:g}")
 
-    def _write(self, graph: Graph, draft: Draft) -> int | None:
-        if self.output is None:
-            return None
-        with self._stage("writing"):
-            return files.save(
-                draft.model,
-                self.output,
-                content=draft.content,
-                source=graph.folder,
-                external=self.asked.external_data,
-                was_external=any(map(tensors.is_external, graph.model.graph.initializer)),
-            )
-
     def _report(
         self,
         coupling: Coupling,
@@ -298,7 +269,7 @@ class _Run:
             not_run=not_run,
             drift=drift,
             notes=tuple(self.notes),
-            seconds=self.seconds,
+            seconds=self.stage.seconds,
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )
 

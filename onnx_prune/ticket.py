@@ -15,15 +15,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import files, maskfile, tensors
+from onnx_prune import maskfile, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.bits import Bits
 from onnx_prune.errors import InputError
-from onnx_prune.graph import Graph
 from onnx_prune.maskfile import MaskFile
 from onnx_prune.sign import sign
 from onnx_prune.sparsify import sparsify
 from onnx_prune.sparsity import Sparsity
+from onnx_prune.stages import load, save
 from onnx_prune.stored import Stored, require_fit
 from onnx_prune.words import plain
 from onnx_prune.zeroing import zero_out
@@ -75,7 +75,7 @@ def ticket(
         NothingToPrune: no weight takes part.
     """
     asked = asked or Sparsity()
-    before, after = _load(initial), _load(trained)
+    (before, _), (after, _) = load(initial), load(trained)
     require_alike(after.model, before.model)
     mask = sparsify(trained, asked=replace(asked, validate=False)).mask
     if random_mask is not None:
@@ -93,24 +93,11 @@ def ticket(
     draft = zero_out(coupling, mask.bits, values).draft
     sign(draft.model, criterion=f"ticket by {mask.manifest.criterion}", sparsity=f"{mask.manifest.ratio:g}")
     if output is not None:
-        files.save(
-            draft.model,
-            output,
-            content=draft.content,
-            source=before.folder,
-            external=asked.external_data,
-            was_external=any(map(tensors.is_external, before.model.graph.initializer)),
-        )
+        save(before, draft, output, asked.external_data)
     if save_mask is not None:
         maskfile.write(mask, save_mask)
     kept, size = _counts(mask.bits)
     return Ticket(draft.whole(), mask, kept, size)
-
-
-def _load(source: str | Path | onnx.ModelProto) -> Graph:
-    if isinstance(source, onnx.ModelProto):
-        return Graph(source)
-    return Graph(files.load(source), Path(source).parent)
 
 
 def _counts(bits: Mapping[str, Bits]) -> tuple[int, int]:

@@ -26,7 +26,7 @@ LAYERS = [
     {"kept", "roles"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "compare"},
-    {"follow", "order", "taken", "samples", "randomness"},
+    {"stages", "follow", "order", "taken", "samples", "randomness"},
     {"cut", "calibration"},
     {"mask", "plan", "storage", "weights", "parts"},
     {"stored"},
