@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,46 @@ PARAMS: list[click.Parameter] = [
         help="Draw how the weights are spread, before and after.",
     ),
 ]
+
+
+def ranking(section: str, criteria: Sequence[str]) -> list[click.Parameter]:
+    """The options of a verb that ranks single weights."""
+    return [
+        Option(
+            ["--criterion"],
+            section=section,
+            type=Choice(*criteria),
+            metavar="NAME",
+            default="magnitude",
+            help=f"What makes a weight matter: {', '.join(criteria)}; magnitude unless given.",
+        ),
+        Option(
+            ["--global", "across"],
+            section=section,
+            is_flag=True,
+            help="Rank the weights of all layers together.",
+        ),
+        Option(
+            ["--ignore"],
+            section=section,
+            multiple=True,
+            metavar="GLOB",
+            help="Leave what GLOB matches as it is.",
+        ),
+        Option(
+            ["--parent-mask"],
+            section=section,
+            metavar="FILE.npz",
+            help="The mask of an earlier round: what it removed stays removed, and counts.",
+        ),
+        Option(
+            ["--ratio"],
+            section=section,
+            type=Number(float),
+            metavar="R",
+            help="The fraction of the weights that is zero in the end; 0.5 unless given.",
+        ),
+    ]
 
 
 def wanted(given: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ import click
 
 from onnx_prune import words
 from onnx_prune.command import Choice, Number, Option, command, printing
+from onnx_prune.options_sparse import ranking
 from onnx_prune.paths import require_file
 from onnx_prune.schedule import KINDS, of_what_remains
 from onnx_prune.sparsity import SPARSE_CRITERIA, Sparsity
@@ -38,13 +39,7 @@ PARAMS: list[click.Parameter] = [
         default=3,
         help="How many; 3 unless given.",
     ),
-    Option(
-        ["--ratio"],
-        section=_WHAT,
-        type=Number(float),
-        metavar="R",
-        help="The fraction of zeros after the last round; 0.5 unless given.",
-    ),
+    *ranking(_WHAT, SPARSE_CRITERIA),
     Option(
         ["--share"],
         section=_WHAT,
@@ -60,27 +55,7 @@ PARAMS: list[click.Parameter] = [
         default="cubic",
         help=f"How the rounds go: {', '.join(KINDS)}; cubic unless given.",
     ),
-    Option(
-        ["--criterion"],
-        section=_WHAT,
-        type=Choice(*SPARSE_CRITERIA),
-        metavar="NAME",
-        default="magnitude",
-        help=f"What makes a weight matter: {', '.join(SPARSE_CRITERIA)}; magnitude unless given.",
-    ),
-    Option(
-        ["--global", "across"], section=_WHAT, is_flag=True, help="Rank the weights of all layers together."
-    ),
     Option(["--data"], section=_WHAT, metavar="FILE.npz", help="Inputs for wanda, ria and sparsegpt."),
-    Option(
-        ["--ignore"], section=_WHAT, multiple=True, metavar="GLOB", help="Leave what GLOB matches as it is."
-    ),
-    Option(
-        ["--parent-mask"],
-        section=_WHAT,
-        metavar="FILE.npz",
-        help="Go on from the mask of an earlier round; rounds are counted on.",
-    ),
     Option(["--models"], section=_OUTPUT, is_flag=True, help="Write round-1.onnx and so on, too."),
     Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
 ]

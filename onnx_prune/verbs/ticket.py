@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from onnx_prune.command import Choice, Number, Option, command, printing
+from onnx_prune.command import Number, Option, command, printing
+from onnx_prune.options_sparse import ranking
 from onnx_prune.paths import require_file, require_place
 from onnx_prune.sparsity import STORED_CRITERIA, Sparsity
 from onnx_prune.words import share
@@ -32,34 +33,8 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--initial"], section=_MODELS, metavar="FILE.onnx", help="The same network before it, or early on."
     ),
-    Option(
-        ["--ratio"],
-        section=_WHAT,
-        type=Number(float),
-        metavar="R",
-        help="The fraction of the weights that becomes zero; 0.5 unless given.",
-    ),
-    Option(
-        ["--criterion"],
-        section=_WHAT,
-        type=Choice(*STORED_CRITERIA),
-        metavar="NAME",
-        default="magnitude",
-        help=f"What makes a weight matter: {', '.join(STORED_CRITERIA)}; magnitude unless given.",
-    ),
-    Option(
-        ["--global", "across"], section=_WHAT, is_flag=True, help="Rank the weights of all layers together."
-    ),
-    Option(
-        ["--ignore"], section=_WHAT, multiple=True, metavar="GLOB", help="Leave what GLOB matches as it is."
-    ),
+    *ranking(_WHAT, STORED_CRITERIA),
     Option(["--mask"], section=_WHAT, metavar="FILE.npz", help="Take this mask instead of ranking."),
-    Option(
-        ["--parent-mask"],
-        section=_WHAT,
-        metavar="FILE.npz",
-        help="The mask of an earlier round: what it removed stays removed, and counts.",
-    ),
     Option(
         ["--random-mask"],
         section=_WHAT,
