@@ -1,7 +1,9 @@
-"""How the weights are spread before and after, as Han et al. 2015 show it (figure 5): text and SVG."""
+"""How the weights are spread before and after, as Han et al. 2015 show it: as text, SVG and PNG."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -82,3 +84,23 @@ def svg(found: Histogram) -> str:
     caption = "weights that are not zero, in standard deviations of their layer: before grey, after blue"
     parts += [f'<text x="{left}" y="{height + 58}">{caption}</text>', "</svg>"]
     return "\n".join(parts) + "\n"
+
+
+def png(found: Histogram) -> bytes:
+    """The same without words: before grey, after blue, both counted from the ground up."""
+    width, height, margin = 14, 220, 20
+    most = max(*found.before, *found.after, 1)
+    canvas = np.full((height + 2 * margin, 2 * margin + width * BINS, 3), 255, np.uint8)
+    for counts, colour, inset in ((found.before, (176, 176, 176), 0), (found.after, (31, 119, 180), 3)):
+        for j, count in enumerate(counts):
+            left = margin + j * width
+            top = margin + height - round(height * count / most)
+            canvas[top : margin + height, left + inset : left + width - 1 - inset] = colour
+    rows = np.concatenate([np.zeros((len(canvas), 1), np.uint8), canvas.reshape(len(canvas), -1)], 1)
+    size = struct.pack(">IIBBBBB", canvas.shape[1], canvas.shape[0], 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", size), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in parts)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

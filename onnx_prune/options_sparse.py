@@ -12,6 +12,7 @@ from onnx_prune.command import Choice, Number, Option
 from onnx_prune.errors import InputError
 from onnx_prune.paths import require_file, require_place
 from onnx_prune.sparsity import ENDS, SPARSE_CRITERIA, Sparsity
+from onnx_prune.words import plain
 
 SECTION = "Single weights instead of channels"
 _OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot", "data")
@@ -78,8 +79,8 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--plot"],
         section=SECTION,
-        metavar="FILE.svg",
-        help="Draw how the weights are spread, before and after.",
+        metavar="FILE",
+        help="Draw how the weights are spread, before and after, as FILE.svg or FILE.png.",
     ),
 ]
 
@@ -150,6 +151,8 @@ def check(names: Mapping[str, str], given: Mapping[str, Any]) -> None:
         for name in others if holds else ():
             if name in names:
                 raise click.UsageError(f"{names[name]} {why}")
+    if given["plot"] is not None and Path(given["plot"]).suffix.lower() not in (".svg", ".png"):
+        raise click.UsageError(f"--plot {plain(given['plot'])!r} is neither .svg nor .png")
     for name in ("apply_mask", "parent_mask", "data"):
         if given[name] is not None:
             require_file(Path(given[name]))

@@ -20,7 +20,7 @@ from onnx_prune.bits import Bits
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NothingToPrune
 from onnx_prune.granularity import Pattern
-from onnx_prune.histogram import Histogram, histogram, svg
+from onnx_prune.histogram import Histogram, histogram, png, svg
 from onnx_prune.maskfile import Manifest, MaskFile
 from onnx_prune.sign import sign
 from onnx_prune.sparse_calibrated import calibrate
@@ -69,7 +69,7 @@ def sparsify(
         output: where the model is written; None writes nothing.
         asked: what is asked for.
         save_mask: where the mask is written.
-        plot: where the weights' spread is drawn, as SVG.
+        plot: where the weights' spread is drawn, as PNG where the name ends so, else as SVG.
         dry_run: choose and report, without running or writing anything.
         manifest: what the mask file says beside what is known here, such as the round of a schedule.
 
@@ -141,7 +141,9 @@ class _Run:
         with self.stage("measuring the weights"):
             seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
         if self.plot is not None and not self.dry_run:
-            files.write_text(self.plot, svg(seen.histogram))
+            drawn = seen.histogram
+            image = png(drawn) if Path(self.plot).suffix.lower() == ".png" else svg(drawn).encode()
+            files.write_bytes(self.plot, image)
         return SparseResult(
             model, mask, self._report(coupling, weights, mask, zeroed.counts, seen, drift, not_run, size)
         )

@@ -108,6 +108,7 @@ def test_dead_channels_are_removed() -> None:
             "--unstructured --save-mask in.onnx",
             "--save-mask 'in.onnx' is the model itself; name another file",
         ),
+        ("--unstructured --plot h.pdf", "--plot 'h.pdf' is neither .svg nor .png" + HINT),
         ("--unstructured --plot no/h.svg", "'no/h.svg': there is no folder 'no'; make it first"),
         (
             "--unstructured --criterion l1",
