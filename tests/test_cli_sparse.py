@@ -19,6 +19,7 @@ HINT = "; try 'onnx-prune --help'"
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     onnx.save(small_cnn(), "in.onnx")
 
 

@@ -150,6 +150,21 @@ def test_quantized_weights_are_zero_at_their_zero_point() -> None:
     assert np.array_equal(new[new != points], weight[new != points])
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+def test_four_bits_in_blocks(pattern: str) -> None:
+    kind = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
+    weight = np.random.default_rng(0).integers(-8, 8, (16, 4)).astype(kind)
+    stored = {"w": weight, "s": noise(2, 4), "z": np.full((2, 4), 3).astype(kind)}
+    layer = node("d = DequantizeLinear(w, s, z)", axis=0, block_size=8)
+    model = build([layer, "y = MatMul(x, d)"], stored, {"x": (1, 16)}, {"y": (1, 4)}, opset=21)
+    model.ir_version = 10
+    result = sparsify(model, asked=Sparsity(pattern=pattern))
+    new = arrays(result)["w"]
+    assert new.dtype == kind
+    assert (new.astype(int) == 3).sum() == result.report.zeros >= 32
+    assert result.report.runs
+
+
 def holds(array: Array, dim: int, n: int, m: int) -> bool:
     """Whether of each m values in a row along a dim at most n are not zero, a short last row included."""
     rows = np.moveaxis(array, dim, -1)
@@ -298,6 +313,20 @@ def test_a_mask_on_other_weights(tmp_path: Path) -> None:
     assert "764 weights that the mask removes were not zero; they are now" in again.report.notes
     for name, mask in first.mask.bits.items():
         assert not arrays(again)[name][~mask.keep()].any()
+
+
+def test_any_name_will_do_but_one(tmp_path: Path) -> None:
+    bits = {name: Bits.of(np.arange(9) < 4) for name in ("file", "a/b.npy", "", "ü", "allow_pickle")}
+    made = maskfile.Manifest("", "unstructured", "magnitude", 0.5)
+    maskfile.write(maskfile.MaskFile(made, bits), tmp_path / "m.npz")
+    read = maskfile.read(tmp_path / "m.npz")
+    assert {name: b.keep().tolist() for name, b in read.bits.items()} == {
+        name: b.keep().tolist() for name, b in bits.items()
+    }
+    with pytest.raises(InputError) as error:
+        maskfile.to_bytes(maskfile.MaskFile(made, {"manifest": bits["file"]}))
+    message = "a tensor is called 'manifest', as the manifest of a mask file is; rename it first"
+    assert str(error.value) == message
 
 
 def test_the_same_mask_the_same_bytes(tmp_path: Path) -> None:
