@@ -134,8 +134,8 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
         (
             "in.onnx o.onnx --criterion fgpm",
             "--criterion: unknown value 'fgpm'; did you mean fpgm? "
-            "Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random, magnitude, lamp, erk, wanda, ria, sparsegpt"
-            + HINT,
+            "Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random, magnitude, lamp, erk, wanda, ria, "
+            "sparsegpt" + HINT,
         ),
         (
             "in.onnx o.onnx --external-data yes",
