@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnx_prune.coupling import Coupling
     from onnx_prune.explanation import Explanation
     from onnx_prune.pipeline import Result
+    from onnx_prune.sparsify import SparseResult
 
 __all__ = [
     "InputError",
@@ -39,6 +40,7 @@ __all__ = [
     "couple",
     "explain",
     "prune",
+    "sparsify",
 ]
 
 
@@ -199,3 +201,48 @@ def explain(
     from onnx_prune.settings import Budget
 
     return run(model, Budget(mixed=mixed, attention=attention), why)
+
+
+def sparsify(
+    model: str | Path | onnx.ModelProto,
+    output: str | Path | None = None,
+    *,
+    save_mask: str | Path | None = None,
+    dry_run: bool = False,
+    **asked: Any,
+) -> SparseResult:
+    """Set single weights to zero where they are, check that nothing else changed, and measure what it did.
+
+    Args:
+        model: a path, or a model in memory, which is left as it is.
+        output: where to write the model; None only returns it.
+        save_mask: where to write which weights stay.
+        dry_run: choose and report only.
+        asked: the fields of `onnx_prune.sparsity.Sparsity`, such as `ratio`, `criterion` or `pattern`.
+
+    Returns:
+        The model, its mask and the report.
+
+    Raises:
+        InputError: the model, an option or a file is not usable.
+        NothingToPrune: no weight takes part; the message says why.
+        ProofFailed: a weight is not its mask times what it was, which is a bug of ours.
+
+    >>> from onnx import helper, numpy_helper, TensorProto
+    >>> import numpy as np
+    >>> graph = helper.make_graph(
+    ...     [helper.make_node("MatMul", ["x", "w"], ["y"])],
+    ...     "one layer",
+    ...     [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+    ...     [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+    ...     [numpy_helper.from_array(np.arange(8, dtype=np.float32).reshape(4, 2), "w")],
+    ... )
+    >>> model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    >>> result = sparsify(model, ratio=0.75)
+    >>> numpy_helper.to_array(result.model.graph.initializer[0]).tolist()
+    [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [6.0, 7.0]]
+    """
+    from onnx_prune.sparsify import sparsify as run
+    from onnx_prune.sparsity import Sparsity
+
+    return run(model, output, Sparsity(**asked), save_mask=save_mask, dry_run=dry_run)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnx_prune import options_sparse
 from onnx_prune.command import HELP_OPTIONS, printing
-from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check
+from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, given_names
 from onnx_prune.program import Program, Source
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.working import working
@@ -38,6 +39,9 @@ _BUDGET = ("ratio", "across", "ignore", "round_to", "min_channels", "max_ratio",
 @click.pass_context
 def main(ctx: click.Context, /, **given: Any) -> None:
     """Prune one model."""
+    if options_sparse.wanted(given):
+        _sparsify(ctx, given)
+        return
     settings = Settings(
         budget=Budget(**{name: given[name] for name in _BUDGET}, layer_ratios=tuple(given["layer_ratios"])),
         criterion=given["criterion"],
@@ -55,10 +59,46 @@ def main(ctx: click.Context, /, **given: Any) -> None:
     _print(report, given)
 
 
-def _prune(given: dict[str, Any], settings: Settings) -> Report:
-    from onnx_prune.pipeline import prune
+def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Zero single weights of one model."""
+    check(ctx, given)
+    asked = options_sparse.sparsity(given_names(ctx), given)
+    with working(shown=not (given["quiet"] or given["as_json"])) as progress:
+        from onnx_prune.sparsify import sparsify
 
-    result = prune(
+        report = sparsify(
+            given["source"],
+            given["output"],
+            replace(asked, progress=progress),
+            save_mask=given["save_mask"],
+            plot=given["plot"],
+            dry_run=given["dry_run"],
+        ).report
+    if given["quiet"] and not given["as_json"]:
+        return
+    from onnx_prune.page import console
+    from onnx_prune.show_sparse import as_json, show
+
+    with printing():
+        if given["as_json"]:
+            click.echo(as_json(report))
+        else:
+            show(report, console(), verbose=given["verbose"])
+
+
+def _prune(given: dict[str, Any], settings: Settings) -> Report:
+    if given["rounds"] != 1:
+        from onnx_prune.rounds import prune_in_rounds
+
+        return prune_in_rounds(
+            given["source"], given["output"], settings, given["rounds"], dry_run=given["dry_run"]
+        ).report
+    if given["dead"]:
+        from onnx_prune.dead import remove_dead as run
+    else:
+        from onnx_prune.pipeline import prune as run
+
+    result = run(
         given["source"],
         given["output"],
         settings,

@@ -207,8 +207,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     Raises:
         Unwritable: The operating system refused; an old file is as it was.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        Unwritable: The operating system refused; an old file is as it was.
+    """
     with replacing(Path(path)) as new:
-        new.finish(iter([text.encode()]))
+        new.finish(iter([content]))
         with unstoppable():
             new.place()
 

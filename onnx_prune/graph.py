@@ -117,6 +117,22 @@ class Graph:
         return tuple(self.weights[name].dims)
 
 
+def read(graph: onnx.GraphProto) -> list[str]:
+    """Every name that a node or a subgraph reads."""
+    read: list[str] = []
+    todo = [graph]
+    while todo:
+        inner = todo.pop()
+        if inner is not graph:
+            read += [value.name for value in inner.output]
+        for node in inner.node:
+            read += node.input
+            for attribute in node.attribute:
+                todo += [attribute.g] if attribute.HasField("g") else []
+                todo += attribute.graphs
+    return read
+
+
 def copy_key(name: str, node: int, k: int) -> str:
     """The key of the private copy of a shared vector that operand `k` of a node reads.
 

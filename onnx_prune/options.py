@@ -10,10 +10,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from onnx_prune import options_sparse
 from onnx_prune.command import PROGRAM, Choice, Number, Option
 from onnx_prune.errors import InputError
 from onnx_prune.paths import require_file, require_place
 from onnx_prune.settings import ATTENTION, CRITERIA_NAMES
+from onnx_prune.sparsity import SPARSE_CRITERIA
 from onnx_prune.words import plain
 
 USAGE = "IN.onnx OUT.onnx [options]"
@@ -63,6 +65,18 @@ _ALONE = {
         "says what is cut",
     ),
     "scores": (("criterion",), "replaces the criterion"),
+    "rounds": (
+        ("apply_plan", "save_plan", "scores", "unstructured", "apply_mask"),
+        "ranks channels anew each time",
+    ),
+    "dead": (
+        (
+            *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention", "apply_plan"),
+            *("ignore", "round_to", "min_channels", "max_ratio", "strict", "unstructured", "apply_mask"),
+            "rounds",
+        ),
+        "removes what says nothing, and nothing else",
+    ),
     "no_validate": (("drift_data", "threads"), "runs nothing"),
     "dry_run": (("save_plan", "drift_data", "threads"), "runs and writes nothing"),
     "quiet": (("verbose",), "prints nothing"),
@@ -116,7 +130,7 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--criterion"],
         section=_REMOVE,
-        type=Choice(*CRITERIA_NAMES),
+        type=Choice(*dict.fromkeys((*CRITERIA_NAMES, *SPARSE_CRITERIA))),
         metavar="NAME",
         default="l1",
         help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; l1 unless given.",
@@ -157,6 +171,20 @@ PARAMS: list[click.Parameter] = [
         help="Cut exactly what a saved plan says, instead of choosing.",
     ),
     Option(
+        ["--rounds"],
+        section=_REMOVE,
+        type=Number(int),
+        metavar="N",
+        default=1,
+        help="Reach the ratio in N rounds, each ranking what the one before left; 1 unless given.",
+    ),
+    Option(
+        ["--dead"],
+        section=_REMOVE,
+        is_flag=True,
+        help="Remove only channels that are zero or constant already; answers stay as they are.",
+    ),
+    Option(
         ["--ignore"],
         section=_STAYS,
         multiple=True,
@@ -187,6 +215,7 @@ PARAMS: list[click.Parameter] = [
         default=1.0,
         help="Remove at most this fraction of any one group.",
     ),
+    *options_sparse.PARAMS,
     Option(
         ["--no-validate"],
         section=_CHECK,
@@ -256,7 +285,8 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
         raise click.UsageError("name the model to prune, and the file to write")
     if given["output"] is None and not given["dry_run"]:
         raise click.UsageError("name the file to write after the model, or give --dry-run")
-    names = {param.name: max(param.opts, key=len) for param in ctx.command.params if _was_given(ctx, param)}
+    names = given_names(ctx)
+    options_sparse.check(names, given)
     for one, (others, why) in _ALONE.items():
         for other in others:
             if one in names and other in names:
@@ -274,6 +304,12 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
         for name in ("source", "output"):
             if given[name] is not None and Path(given[name]).resolve() == plan:
                 raise InputError(f"--save-plan {given['save_plan']!r} is the model itself; name another file")
+
+
+def given_names(ctx: click.Context) -> dict[str, str]:
+    """The options that were given, as they are written, by parameter."""
+    params = (param for param in ctx.command.params if _was_given(ctx, param))
+    return {param.name or "": max(param.opts, key=len) for param in params}
 
 
 def _was_given(ctx: click.Context, param: click.Parameter) -> bool:

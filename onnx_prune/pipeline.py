@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import criteria, files, plan, samples, tensors
+from onnx_prune import criteria, files, plan, samples, stages
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
 from onnx_prune.blame import fault
@@ -23,16 +23,17 @@ from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
-from onnx_prune.errors import InputError, NothingToPrune, NotProved, PruneError
+from onnx_prune.errors import InputError, NothingToPrune, PruneError
 from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
 from onnx_prune.memory import require_fits
 from onnx_prune.plan import Plan
-from onnx_prune.prove import Proof, prove
+from onnx_prune.prove import Proof, or_refused, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.shapes import at_batch_one
+from onnx_prune.sign import sign
 from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1
@@ -77,13 +78,15 @@ def prune(
         NotProved: onnxruntime can't run the model, or it answers nothing that could be compared.
         ProofFailed: the cut is wrong, which is our bug; nothing was written.
     """
-    run = _Run(source, output, settings or Settings(), save_plan, dry_run)
     try:
-        return run.run()
+        return _Run(source, output, settings or Settings(), save_plan, dry_run).run()
     except (PruneError, OSError, MemoryError):
         raise
     except Exception:  # a bug of ours, unless the model is one that nobody can use
-        wrong = fault(run.record, None if run.record is source else Path(str(source)).parent)
+        if isinstance(source, onnx.ModelProto):
+            wrong = fault(source, None)
+        else:
+            wrong = fault(files.load(source), Path(source).parent)
         if wrong:
             raise InputError(f"the model cannot be used, {wrong}; re-export it") from None
         raise
@@ -98,12 +101,11 @@ class _Run:
     dry_run: bool
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    record: onnx.ModelProto = field(default_factory=onnx.ModelProto)
 
     def run(self) -> Result:
         settings = self.settings
         with self._stage("loading"):
-            graph, sha256 = self._load()
+            graph, sha256 = stages.load(self.source)
         with self._stage("coupling"):
             coupling = couple(graph)
         require_matches(coupling, settings.budget)
@@ -142,16 +144,6 @@ class _Run:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def _load(self) -> tuple[Graph, str]:
-        if isinstance(self.source, onnx.ModelProto):
-            self.record = self.source
-            return Graph(self.source), ""
-        path = Path(self.source)
-        self.record = model = files.load(path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Graph(model, path.parent), sha256
-
     def _choose(self, coupling: Coupling, barred: set[Atom]) -> tuple[Choice, str]:
         settings = self.settings
         with self._stage("ranking"):
@@ -186,18 +178,12 @@ class _Run:
 
     def _sign(self, model: onnx.ModelProto, written: Plan) -> None:
         """Leave a record in the model of how it was made; other metadata stay."""
-        record = {
-            "version": version("onnx-prune"),
-            "criterion": written.criterion,
-            "ratio": f"{written.ratio:g}",
-            "plan_sha256": hashlib.sha256(written.to_json().encode()).hexdigest(),
-        }
-        for key, value in record.items():
-            name = f"onnx_prune.{key}"
-            entry = next((p for p in model.metadata_props if p.key == name), None)
-            if entry is None:
-                entry = model.metadata_props.add(key=name)
-            entry.value = value
+        sign(
+            model,
+            criterion=written.criterion,
+            ratio=f"{written.ratio:g}",
+            plan_sha256=hashlib.sha256(written.to_json().encode()).hexdigest(),
+        )
 
     def _validate(
         self, coupling: Coupling, choice: Choice, model: onnx.ModelProto
@@ -205,15 +191,8 @@ class _Run:
         graph, path = coupling.graph, self.settings.drift_data
         given = None if path is None else samples.load(path, graph.inputs)
         require_fits(coupling.shapes.known, coupling.shapes.types)
-        with self._stage("proving"):
-            try:
-                proof = prove(
-                    coupling, choice.plan, model, folder=graph.folder, feeds=(given or [])[:_PROVED_ON]
-                )
-            except NotProved as reason:
-                raise NotProved(
-                    f"{reason}, so the cut can't be proved; --no-validate writes it unproved"
-                ) from None
+        with self._stage("proving"), or_refused():
+            proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=(given or [])[:_PROVED_ON])
         with self._stage("measuring"):
             drift, latency, notes = validate(coupling, model, self.settings, given)
         self.notes += proof.notes + notes
@@ -223,14 +202,7 @@ class _Run:
         size = None
         if self.output is not None:
             with self._stage("writing"):
-                size = files.save(
-                    draft.model,
-                    self.output,
-                    content=draft.content,
-                    source=graph.folder,
-                    external=self.settings.external_data,
-                    was_external=any(map(tensors.is_external, graph.model.graph.initializer)),
-                )
+                size = stages.save(graph, draft, self.output, self.settings.external_data)
         if self.save_plan is not None:
             files.write_text(self.save_plan, written.to_json())
         return size
@@ -274,7 +246,7 @@ class _Run:
             before=Size(
                 graph.params(),
                 total_macs(graph, typical.known),
-                self._bytes(graph),
+                stages.size_of(self.source, graph),
             ),
             after=Size(left, total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
@@ -288,12 +260,6 @@ class _Run:
             seconds=self.seconds,
             versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
         )
-
-    def _bytes(self, graph: Graph) -> int:
-        if isinstance(self.source, onnx.ModelProto):
-            return int(graph.model.ByteSize())
-        external = {t.name: t for t in graph.model.graph.initializer if tensors.is_external(t)}
-        return Path(self.source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())
 
 
 def held_back(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[HeldBack, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -106,6 +106,15 @@ def prove(
             if found.error > proof.error:
                 proof = replace(proof, error=found.error, tolerance=found.tolerance)
     return proof
+
+
+@contextmanager
+def or_refused() -> Iterator[None]:
+    """Prove inside of this what is to be written: where there can be no proof, the way out is named."""
+    try:
+        yield
+    except NotProved as reason:
+        raise NotProved(f"{reason}, so the cut can't be proved; --no-validate writes it unproved") from None
 
 
 def _proved(reference: Reference, small: onnx.ModelProto, feeds: Sequence[Feeds], tell: Progress) -> Proof:

@@ -90,6 +90,7 @@ class Session:
             )
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise RunError(f"onnxruntime refuses the model: {_one_line(error)}") from None
+        self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     @property

@@ -51,42 +51,76 @@ def load(
     Raises:
         InputError: the file is not usable, or does not fit the model.
     """
-    arrays = _read(Path(path))
-    if len(inputs) == 1 and len(arrays) == 1:
-        arrays = {inputs[0].name: next(iter(arrays.values()))}
-    missing = [v.name for v in inputs if v.name not in arrays]
-    if missing:
-        raise InputError(
-            f"{path}: no array for input {', '.join(missing)}; the file has {', '.join(arrays) or 'none'}"
-        )
-    for value in inputs:
-        _check(path, value, arrays[value.name])
-    batches = {v.name: _batch(v) for v in inputs if arrays[v.name].ndim and _dims(v)}
-    counts = {name: len(arrays[name]) for name in batches}
+    return batches(read(Path(path)), inputs, chunk, path)
+
+
+def batches(
+    arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoProto], chunk: int, path: str | Path
+) -> list[dict[str, Array]]:
+    """Arrays stacked on the batch axis, cut into batches that the model takes; see `load`.
+
+    Args:
+        arrays: an array an input; a model with one input takes one array of any name.
+        inputs: the graph's inputs.
+        chunk: samples that run at once, where the batch axis is dynamic.
+        path: where the arrays come from, for messages.
+
+    Raises:
+        InputError: the arrays do not fit the model.
+    """
+    arrays = fits(arrays, inputs, path)
+    sizes = {v.name: batch(v) for v in inputs if arrays[v.name].ndim and _dims(v)}
+    counts = {name: len(arrays[name]) for name in sizes}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {n}" for name, n in counts.items())
         raise InputError(f"{path}: inputs have different numbers of samples: {listed}")
     total = min(counts.values(), default=1)
     if total == 0:
         raise InputError(f"{path}: no samples")
-    fixed = {n for n in batches.values() if n}
+    fixed = {n for n in sizes.values() if n}
     if len(fixed) > 1:
         raise InputError(f"{path}: the inputs' first dims differ ({sorted(fixed)}), they can't be stacked")
     step = fixed.pop() if fixed else min(chunk, total)
     if total < step:
         raise InputError(f"{path}: {total} samples, but the model takes {step} at a time")
-    stop = total - total % step if any(batches.values()) else total
+    stop = total - total % step if any(sizes.values()) else total
     return [
-        {n: a[at : at + step] if n in batches else a for n, a in _only(arrays, inputs)}
-        for at in range(0, stop, step)
+        {n: a[at : at + step] if n in sizes else a for n, a in arrays.items()} for at in range(0, stop, step)
     ]
 
 
-def _only(arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, Array]]:
-    return [(v.name, arrays[v.name]) for v in inputs]
+def named(arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, Array]:
+    """The arrays under the inputs' names: one input takes one array of any name."""
+    if len(inputs) == 1 and len(arrays) == 1:
+        return {inputs[0].name: next(iter(arrays.values()))}
+    return {v.name: arrays[v.name] for v in inputs if v.name in arrays}
 
 
-def _read(path: Path) -> dict[str, Array]:
+def fits(
+    arrays: Mapping[str, Array], inputs: Sequence[onnx.ValueInfoProto], path: str | Path
+) -> dict[str, Array]:
+    """The arrays under the inputs' names, if they fit.
+
+    Raises:
+        InputError: an array is missing, or has another type or shape than its input.
+    """
+    found = named(arrays, inputs)
+    missing = [v.name for v in inputs if v.name not in found]
+    if missing:
+        raise InputError(
+            f"{path}: no array for input {', '.join(missing)}; the file has {', '.join(arrays) or 'none'}"
+        )
+    for value in inputs:
+        _check(path, value, found[value.name])
+    return found
+
+
+def read(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file by name.
+
+    Raises:
+        InputError: the file is not there, or not usable.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a directory, not an .npz file")
     try:
@@ -108,7 +142,8 @@ def _dims(value: onnx.ValueInfoProto) -> list[int]:
     return [d.dim_value if d.HasField("dim_value") else 0 for d in value.type.tensor_type.shape.dim]
 
 
-def _batch(value: onnx.ValueInfoProto) -> int:
+def batch(value: onnx.ValueInfoProto) -> int:
+    """The batch that the model insists on, 0 where it takes any."""
     return _dims(value)[0]
 
 

@@ -59,9 +59,9 @@ class Budget:
     attention: Literal["auto", "heads", "dims", "both"] = "auto"
 
     def __post_init__(self) -> None:
-        _require_ratio("ratio", self.ratio)
+        require_ratio("ratio", self.ratio)
         for glob, ratio in self.layer_ratios:
-            _require_ratio(f"layer ratio for {plain(glob)!r}:", ratio)
+            require_ratio(f"layer ratio for {plain(glob)!r}:", ratio)
         if self.round_to != "auto":
             _require_count("round-to", self.round_to, "1 leaves widths as the ratio gives them")
         _require_count("min-channels", self.min_channels, "no group can lose all its channels")
@@ -125,7 +125,8 @@ def unknown(what: str, value: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} {plain(value)!r}{hint or '.'} Known: {', '.join(known)}"
 
 
-def _require_ratio(what: str, ratio: float) -> None:
+def require_ratio(what: str, ratio: float) -> None:
+    """Raise InputError unless the ratio is a fraction below 1."""
     if not 0 <= ratio < 1:
         raise InputError(f"{what} {ratio:g} is not in [0, 1): it is the fraction removed, 0.5 for half")
 

@@ -134,7 +134,8 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
         (
             "in.onnx o.onnx --criterion fgpm",
             "--criterion: unknown value 'fgpm'; did you mean fpgm? "
-            "Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random" + HINT,
+            "Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random, magnitude, lamp, erk, wanda, ria, "
+            "sparsegpt" + HINT,
         ),
         (
             "in.onnx o.onnx --external-data yes",
@@ -386,3 +387,9 @@ def test_progress_only_on_a_terminal(term: str, option: str, shown: bool) -> Non
     assert (r"proving [b]\x1b" in said) is shown
     assert shown or said == "END"
     assert b"proving [b]" not in done.stdout
+
+
+def test_help_names_what_zeroes_and_what_is_dead() -> None:
+    text = run("--help").stdout
+    for option in ("--unstructured", "--pattern", "--save-mask", "--apply-mask", "--dead"):
+        assert option in text

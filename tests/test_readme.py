@@ -97,9 +97,12 @@ def test_the_commands_and_the_snippets_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
-    tasks = [command for command in commands() if command.startswith("onnx-prune ")]
+    tasks = [command for command in commands() if command.startswith(("onnx-prune ", "mkdir "))]
     assert len(tasks) > 8
     for task in tasks:
+        if task.startswith("mkdir "):
+            Path(task.split()[1]).mkdir()
+            continue
         with pytest.raises(SystemExit) as leave:
             main(shlex.split(task)[1:])
         said = capsys.readouterr()
@@ -108,9 +111,12 @@ def test_the_commands_and_the_snippets_run(
             page = "\n".join(line.rstrip() for line in said.out.splitlines())
             assert f"```sh\n{task}\n```\n\n```text\n{page}\n```" in README, "README shows another output"
     scope: dict[str, Any] = {}
-    api, replay = blocks("python")
+    masks, api, replay = blocks("python")
     exec(api, scope)
     assert scope["result"].report.proof.error < 1e-4
+
+    exec("import json\n" + masks, scope := scope | {"np": np})
+    assert all(set(np.unique(mask)) == {0, 1} for mask in scope["masks"].values())
 
     onnx_prune_again = "in.onnx out.onnx --save-plan plan.json --no-validate"
     with pytest.raises(SystemExit):
