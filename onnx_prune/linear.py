@@ -86,6 +86,14 @@ class Linear(ABC):
     def columns(self, dim: int, shape: Shape) -> Array:
         """For each column of the matrices the position on dim `dim` of a weight of this shape."""
 
+    @abstractmethod
+    def inner(self, shape: Shape) -> int:
+        """The dim of a weight of this shape that carries the channels which are summed over."""
+
+    @abstractmethod
+    def results_of(self, shape: Shape) -> int:
+        """How many results a row has, all groups together, for a weight of this shape."""
+
     @property
     def scale(self) -> float:
         """What the operator multiplies its bias with."""
@@ -172,6 +180,14 @@ class Convolution(Linear):
         grid = np.indices(shape[1:])[dim - 1]
         return np.asarray(grid.ravel())
 
+    def inner(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return 1
+
+    def results_of(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return shape[0]
+
 
 def _at_places(array: Array, rank: int, pick: Array | None) -> Array:
     """What stands at each place (n, *space) of (n, channels, *space, *rest): (places, channels, *rest)."""
@@ -236,6 +252,14 @@ class Product(Linear):
     def columns(self, dim: int, shape: Shape) -> Array:
         """See `Linear`."""
         return np.arange(shape[dim])
+
+    def inner(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return len(shape) - (2 if self.weight_turned else 1)
+
+    def results_of(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return shape[-1] if self.weight_turned else shape[-2]
 
     def spread(self, bias: Array) -> Array:
         """See `Linear`."""

@@ -1,0 +1,364 @@
+"""Accuracy without training: every layer behind a cut is fitted to what the original said there.
+
+Layers are taken in order.  Each reads what the pruned model computes, all layers before it being mended
+already, and is fitted to what the original computes (asymmetric and sequential, as in He, Zhang, Sun 2017).
+Where its result is added to another branch, it makes up for that branch's error as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_prune import tensors
+from onnx_prune.axis import atoms
+from onnx_prune.calibration import Calibration, count
+from onnx_prune.coupling import Bound, Coupling
+from onnx_prune.draft import Draft, rearrange
+from onnx_prune.frontier import Frontier
+from onnx_prune.gram import Gram
+from onnx_prune.graph import Graph, Node
+from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.linear import Linear, linear
+from onnx_prune.measure import WIDEST, picked
+from onnx_prune.refit import Fit, Kind, Rows, fit
+from onnx_prune.residual import Residual, residual
+from onnx_prune.settings import Progress
+from onnx_prune.words import Countdown
+
+Array = NDArray[Any]
+Method = Literal["lstsq", "bias", "bn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refit:
+    """What became of one layer.
+
+    Attributes:
+        layer: its weight.
+        kind: "refitted", "bias" (only its bias is new) or "unchanged".
+        why: why it was not refitted, "" where it was.
+        before: mean squared error of its result on held-out samples, relative to the result's variance.
+        after: the same with what was written.
+        lam: the ridge parameter that was chosen.
+    """
+
+    layer: str
+    kind: Kind
+    why: str = ""
+    before: float | None = None
+    after: float | None = None
+    lam: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What recovery did.
+
+    Attributes:
+        method: "lstsq", "bias" or "bn".
+        layers: what became of each layer behind a cut, in order.
+        samples: number of samples it saw.
+        source: where they are from.
+        synthetic: whether they were made up.
+    """
+
+    method: Method
+    layers: tuple[Refit, ...]
+    samples: int
+    source: str
+    synthetic: bool
+
+    def number(self, kind: Kind) -> int:
+        """How many layers it did that to."""
+        return sum(layer.kind == kind for layer in self.layers)
+
+
+def recover(
+    coupling: Coupling,
+    plan: Plan,
+    small: onnx.ModelProto,
+    calibration: Calibration,
+    method: Method = "lstsq",
+    *,
+    memory: int = 1 << 62,
+    progress: Progress = lambda stage: None,
+) -> Recovery:
+    """Fit the layers of a cut model to the original, in place.
+
+    Args:
+        coupling: the analysed original.
+        plan: which channels stay.
+        small: the cut model, whole; its weights change.
+        calibration: unlabelled inputs.
+        method: "lstsq" fits weights and biases, "bias" biases alone, "bn" the statistics of every
+            BatchNormalization.
+        memory: bytes of intermediate values kept in memory; what is beyond goes to a temporary file.
+        progress: told how far it is.
+
+    Returns:
+        What became of each layer.
+
+    Raises:
+        RunError: onnxruntime can't run one of the models in pieces.
+    """
+    pass_ = _Pass(coupling, plan, small, calibration, method, memory)
+    return pass_.run(progress)
+
+
+def drifted(coupling: Coupling, plan: Plan) -> set[str]:
+    """Tensors of the cut model that are not what they are in the original, at the channels that stay.
+
+    A layer that only loses filters still computes the others; one that sums over fewer channels does not.
+    """
+    bounds = {bound.node.index: bound for bound in coupling.bound}
+    found: set[str] = set()
+    for node in coupling.graph.nodes:
+        bound = bounds.get(node.index)
+        if (bound and _loses(coupling, bound, plan)) or found.intersection(node.inputs):
+            found.update(filter(None, node.outputs))
+    return found
+
+
+def _loses(coupling: Coupling, bound: Bound, plan: Plan) -> bool:
+    """Whether the node sums over channels that are cut, or takes a statistic over them."""
+    if set(plan) & (bound.relation.contracted() | bound.mixed):
+        return True
+    layer = linear(coupling.graph, bound.node)
+    dims = bound.relation.operands[layer.weight] if layer else None
+    if layer is None or dims is None:
+        return False  # an axis that both sides of a tied weight stand on is in the result as well
+    return any(atom in plan for atom in atoms(dims[layer.inner(coupling.graph.dims(layer.stored))]))
+
+
+class _Pass:
+    def __init__(
+        self,
+        coupling: Coupling,
+        plan: Plan,
+        small: onnx.ModelProto,
+        calibration: Calibration,
+        method: Method,
+        memory: int,
+    ) -> None:
+        self.coupling, self.plan, self.small = coupling, plan, small
+        self.calibration, self.method = calibration, method
+        self.graph = Graph(small, coupling.graph.folder)
+        self.drifted = drifted(coupling, plan)
+        self.refused: dict[str, Refit] = {}
+        self.tasks: dict[str, Linear | Node] = {}
+        self.sums: dict[str, Residual] = {}
+        self._find()
+        feeds = calibration.feeds
+        wanted = [self.sums[n].total if n in self.sums else n for n in self.tasks] if method != "bn" else []
+        self.original = Frontier(coupling.graph.model, wanted, feeds, coupling.graph.folder, memory // 2)
+        sources = [_source(task) for task in self.tasks.values()]
+        others = [found.other for found in self.sums.values()]
+        self.pruned = Frontier(small, [*sources, *others], feeds, coupling.graph.folder, memory // 2)
+
+    def _find(self) -> None:
+        """The layers behind a cut, and where their results are summed up."""
+        small = {name: node for node in self.graph.nodes for name in node.outputs if name}
+        order = {name: node.index for name, node in small.items()}
+        for node in self.coupling.graph.nodes:
+            name = next(filter(None, node.outputs), "")
+            if name not in self.drifted or name not in small:
+                continue
+            mine = small[name]
+            if self.method == "bn":
+                if mine.op == "BatchNormalization":
+                    self.tasks[name] = mine
+                continue
+            layer = linear(self.graph, mine)
+            if layer is None or linear(self.coupling.graph, node) is None:
+                continue
+            self.tasks[name] = layer
+
+            def before(other: str, at: int = mine.index) -> bool:
+                known = other in order or any(value.name == other for value in self.graph.inputs)
+                return other in self.drifted and known and order.get(other, -1) < at
+
+            found = residual(self.graph, name, before)
+            if found is not None and found.total in self.coupling.graph.makers and self.method == "lstsq":
+                self.sums[name] = found
+
+    def run(self, progress: Progress) -> Recovery:
+        layers = []
+        ticks = Countdown(progress, "recovering layers", len(self.tasks))
+        for name, task in self.tasks.items():
+            layers.append(self._renormalise(task) if isinstance(task, Node) else self._refit(name, task))
+            ticks.step()
+        rearrange(Draft(self.small), before={}, after=self.pruned.after, dropped=set())
+        found = self.calibration
+        return Recovery(self.method, tuple(layers), found.samples, found.source, found.synthetic)
+
+    def _refit(self, name: str, layer: Linear) -> Refit:
+        """Fit one layer, and write what came out."""
+        shared = self._shared(layer)
+        if shared:
+            return Refit(layer.stored, "unchanged", shared)
+        train, held = self._sums(name, layer)
+        weight = self.graph.array(layer.stored)
+        matrix = layer.matrix(weight)
+        bias = self._bias(layer)
+        found = fit(train, held, matrix, bias.reshape(matrix.shape[0], -1))
+        why = "" if found.kind == "refitted" else self._why(found)
+        if found.kind == "refitted":
+            new = layer.fold(found.matrix, weight.shape).astype(weight.dtype)
+            tensors.fill(self.graph.weights[layer.stored], np.ascontiguousarray(new))
+        if found.kind != "unchanged":
+            self._write_bias(layer, found.bias.ravel())
+        return Refit(layer.stored, found.kind, why, found.before, found.after, found.lam)
+
+    def _why(self, found: Fit) -> str:
+        if self.method == "bias":
+            return "" if found.kind == "bias" else "its mean is right"
+        return f"no better than {'a new bias' if found.kind == 'bias' else 'before'} on held-out samples"
+
+    def _shared(self, layer: Linear) -> str:
+        """Why the layer's weight may not change, "" where it may."""
+        if len(self.graph.uses[layer.stored]) > 1 or layer.stored in self.graph.captured:
+            return "its weight has other users"
+        kind = tensors.dtype_of(self.graph.weights[layer.stored])
+        return "" if kind.kind == "f" else f"its weight is {kind.name}"
+
+    def _sums(self, name: str, layer: Linear) -> tuple[Gram | Rows, Gram | Rows]:
+        """Sums over what the layer reads now and what it should say, most samples and those held out."""
+        found = self.sums.get(name)
+        target = found.total if found else name
+        self.original.advance(self.original.index[target] + 1)
+        self.pruned.advance(self.pruned.index[name])
+        width = int(np.prod(self.graph.dims(layer.stored), dtype=np.int64))
+        width //= layer.results_of(self.graph.dims(layer.stored))
+        sums: list[Gram | Rows] = []
+        total = self._rows(layer)
+        for _ in range(2):
+            if self.method == "bias":
+                sums.append(Gram(diagonal=True))
+            else:
+                sums.append(Rows() if total < width or width > WIDEST else Gram())
+        for j, feed in enumerate(self.calibration.feeds):
+            x = self.pruned.value(layer.source, j)
+            y = self._target(target, found, j)
+            share = self.calibration.samples / count(feed)
+            rows = layer.count(x.shape)
+            if width > WIDEST:
+                share = max(share, share * total / WIDEST) if total > WIDEST else share
+            for pick in picked(rows, share, layer.groups * width, j):
+                sums[self.calibration.is_held_out(j)].add(layer.rows(x, pick), layer.results(y, pick))
+        self.original.forget(target)
+        return sums[0], sums[1]
+
+    def _rows(self, layer: Linear) -> int:
+        """Rows of all sets together."""
+        sets = range(len(self.calibration.feeds))
+        return sum(layer.count(self.pruned.value(layer.source, j).shape) for j in sets)
+
+    def _target(self, name: str, found: Residual | None, j: int) -> Array:
+        """What the layer should say for set `j`, at the channels that stay."""
+        whole = self.original.value(name, j)
+        y = slicer(masks(self.coupling, name, self.plan, whole.shape))(whole)
+        if found is None:
+            return y
+        other = self.pruned.value(found.other, j)
+        return found.undo(y.astype(np.float32) - other.astype(np.float32))
+
+    def _bias(self, layer: Linear) -> Array:
+        """What is added to the layer's product by its own bias operand, a number a result."""
+        results = layer.results_of(self.graph.dims(layer.stored))
+        name = _operand(layer.node, layer.bias)
+        if name not in self.graph.weights:
+            return np.zeros(results)
+        stored = self.graph.array(name).astype(np.float64)
+        return layer.scale * np.broadcast_to(stored.ravel(), results)
+
+    def _write_bias(self, layer: Linear, bias: Array) -> None:
+        """Give the layer this bias: in its own operand, in the constant added after it, or in a new node."""
+        node = self.small.graph.node[layer.node.index]
+        dtype = tensors.dtype_of(self.graph.weights[layer.stored])
+        if layer.bias is not None:
+            shaped = (bias / layer.scale).astype(dtype)
+            if layer.node.op == "Gemm":
+                shaped = layer.spread(shaped)
+            self._store(node, layer.bias, shaped, f"{layer.stored}.bias")
+            return
+        added = self._added(layer, bias.size)
+        if added is not None:
+            after, k = added
+            stored = self.graph.array(after.inputs[k])
+            sum_ = stored.astype(np.float64) + layer.spread(bias).reshape(stored.shape)
+            self._store(self.small.graph.node[after.index], k, sum_.astype(dtype), f"{layer.stored}.bias")
+            return
+        inner = self._fresh(f"{layer.result}.unbiased")
+        node.output[0] = inner
+        fresh = self._new(f"{layer.stored}.bias", layer.spread(bias).astype(dtype))
+        add = onnx.helper.make_node(
+            "Add", [inner, fresh], [layer.result], name=self._fresh(f"{layer.result}.Add")
+        )
+        self.pruned.after[layer.node.index] = [add]
+
+    def _added(self, layer: Linear, results: int) -> tuple[Node, int] | None:
+        """The Add of a constant to each result that follows, and which operand that is."""
+        uses = self.graph.uses.get(layer.result, ())
+        outputs = {value.name for value in self.graph.outputs}
+        if len(uses) != 1 or layer.result in outputs:
+            return None
+        node, k = self.graph.nodes[uses[0][0]], 1 - uses[0][1]
+        name = node.inputs[k] if node.op == "Add" else ""
+        if name not in self.graph.weights:
+            return None
+        dims = self.graph.dims(name)
+        tail = layer.spread(np.zeros(results)).shape
+        fits = dims[len(dims) - len(tail) :] == tail and np.prod(dims) == results
+        return (node, k) if fits else None
+
+    def _store(self, node: onnx.NodeProto, k: int, value: Array, name: str) -> None:
+        """Write a bias where it stands if nobody else reads it, and to a new initializer otherwise."""
+        mine = node.input[k] if k < len(node.input) else ""
+        alone = len(self.graph.uses.get(mine, ())) == 1 and mine not in self.graph.captured
+        if mine in self.graph.weights and alone and np.prod(self.graph.dims(mine)) == value.size:
+            value = value.reshape(self.graph.dims(mine))
+            tensors.fill(self.graph.weights[mine], np.ascontiguousarray(value))
+            return
+        while len(node.input) <= k:
+            node.input.append("")
+        node.input[k] = self._new(name, value)
+
+    def _new(self, name: str, value: Array) -> str:
+        name = self._fresh(name)
+        self.small.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def _fresh(self, name: str) -> str:
+        taken = {*self.graph.makers, *(t.name for t in self.small.graph.initializer)}
+        taken |= {value.name for value in self.small.graph.input}
+        while name in taken:
+            name += "_"
+        return name
+
+    def _renormalise(self, node: Node) -> Refit:
+        """Give a BatchNormalization the mean and variance of what it reads now."""
+        names = node.inputs[3:5]
+        if any(len(self.graph.uses[n]) > 1 or n not in self.graph.weights for n in names):
+            return Refit(node.inputs[1], "unchanged", "its statistics have other users")
+        self.pruned.advance(self.pruned.index[node.outputs[0]])
+        gram = Gram(diagonal=True)
+        for j in range(len(self.calibration.feeds)):
+            x = np.moveaxis(self.pruned.value(node.inputs[0], j), 1, -1)
+            gram.add(x.reshape(1, -1, x.shape[-1]))
+        for name, value in zip(names, (gram.mean[0], gram.variance[0]), strict=True):
+            tensor = self.graph.weights[name]
+            tensors.fill(tensor, value.astype(tensors.dtype_of(tensor)))
+        return Refit(node.inputs[1], "refitted")
+
+
+def _source(task: Linear | Node) -> str:
+    return task.inputs[0] if isinstance(task, Node) else task.source
+
+
+def _operand(node: Node, k: int | None) -> str:
+    return node.inputs[k] if k is not None and k < len(node.inputs) else ""
