@@ -5,21 +5,17 @@ What is heavy (onnx, onnxruntime, rich) is imported once there is work for it.
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnx_prune.command import Command, printing
+from onnx_prune.command import HELP_OPTIONS, printing
 from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check
-from onnx_prune.settings import Budget, Progress, Settings
-from onnx_prune.words import plain
+from onnx_prune.program import Program, Source
+from onnx_prune.settings import Budget, Settings
+from onnx_prune.working import working
 
 if TYPE_CHECKING:
     from onnx_prune.report import Report
@@ -28,12 +24,16 @@ _BUDGET = ("ratio", "across", "ignore", "round_to", "min_channels", "max_ratio",
 
 
 @click.command(
-    cls=Command,
-    params=PARAMS,
+    cls=Program,
+    params=[
+        Source(["source"], metavar="IN.onnx", required=False),
+        click.Argument(["output"], metavar="OUT.onnx", required=False),
+        *PARAMS,
+    ],
     usage=USAGE,
     about=ABOUT,
     closing=CLOSING,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_OPTIONS,
 )
 @click.pass_context
 def main(ctx: click.Context, /, **given: Any) -> None:
@@ -50,26 +50,21 @@ def main(ctx: click.Context, /, **given: Any) -> None:
         external_data=given["external_data"],
     )
     check(ctx, given)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # what libraries warn of is not about the user's model
-    with _progress(wanted=not (given["quiet"] or given["as_json"])) as progress:
+    with working(shown=not (given["quiet"] or given["as_json"])) as progress:
         report = _prune(given, replace(settings, progress=progress))
     _print(report, given)
 
 
 def _prune(given: dict[str, Any], settings: Settings) -> Report:
-    from onnx_prune.atomic import terminable
+    from onnx_prune.pipeline import prune
 
-    with terminable():
-        from onnx_prune.pipeline import prune
-
-        result = prune(
-            given["source"],
-            given["output"],
-            settings,
-            save_plan=_path(given["save_plan"]),
-            dry_run=given["dry_run"],
-        )
+    result = prune(
+        given["source"],
+        given["output"],
+        settings,
+        save_plan=_path(given["save_plan"]),
+        dry_run=given["dry_run"],
+    )
     return result.report
 
 
@@ -83,19 +78,6 @@ def _print(report: Report, given: dict[str, Any]) -> None:
             click.echo(as_json(report))
         else:
             show(report, console(), verbose=given["verbose"])
-
-
-@contextmanager
-def _progress(*, wanted: bool) -> Iterator[Progress]:
-    """A line on stderr that names the stage, on a terminal that can take it back."""
-    if not wanted or not sys.stderr.isatty() or os.environ.get("TERM", "") in ("dumb", ""):
-        yield lambda stage: None
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    with Console(stderr=True).status(Text("starting")) as status:
-        yield lambda stage: status.update(Text(plain(stage)))
 
 
 def _path(name: str | None) -> Path | None:

@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -20,7 +20,8 @@ from onnx_prune.settings import unknown
 from onnx_prune.words import guess, plain
 
 PROGRAM = "onnx-prune"
-_TERM = 22  # columns of the widest option in the help
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+TERM = 22  # columns of the widest option in the help
 _CLOSED, _USAGE, _BUG, _SIGINT = 1, 2, 3, 130
 
 
@@ -106,7 +107,8 @@ class Command(click.Command):
             sys.exit(leave.exit_code)
         except click.ClickException as error:
             text = _sentence(error)
-            _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{PROGRAM} --help'", _USAGE)
+            called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
+            _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{called} --help'", _USAGE)
         except click.Abort:
             sys.exit(_SIGINT)
         except OSError as error:
@@ -126,25 +128,45 @@ class Command(click.Command):
         except KeyboardInterrupt:
             sys.exit(_SIGINT)
         except MemoryError:
-            _fail(
-                "error: out of memory; a machine with more is needed, or --no-validate, which needs less", 2
-            )
+            less = any(param.name == "no_validate" for param in self.params)
+            way = ", or --no-validate, which needs less" if less else ""
+            _fail(f"error: out of memory; a machine with more is needed{way}", _USAGE)
         except Exception as error:
             _bug(error, ctx)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The whole help: what it does, options by task, examples and exit codes."""
-        formatter.write(f"Usage: {self.usage}\n\n{self.about.strip()}\n")
+        formatter.write(f"Usage: {ctx.command_path} {self.usage}\n")
+        self.format_about(formatter)
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
-                term = record[0].ljust(_TERM)
+                term = record[0].ljust(TERM)
                 sections.setdefault(getattr(param, "section", "Help"), []).append((term, record[1]))
         for title, records in sections.items():
             with formatter.section(title):
-                formatter.write_dl(records, col_max=_TERM + 2)
+                formatter.write_dl(records, col_max=TERM + 2)
         formatter.write(f"\n{self.closing.strip()}\n")
+
+    def format_about(self, formatter: click.HelpFormatter) -> None:
+        """What the command does."""
+        formatter.write(f"\n{self.about.strip()}\n")
+
+    @property
+    def summary(self) -> str:
+        """The command in a line: the first of its docstring."""
+        return (self.help or "").splitlines()[0].rstrip(".")
+
+
+def command(**settings: Any) -> Callable[[Callable[..., None]], Command]:
+    """Make a function a command: click's decorator, with our help and our exit codes.
+
+    Args:
+        settings: usage (what follows the command's name), about and closing (the help's first and last
+            words), and params (its options, and what stands between them).
+    """
+    return click.command(cls=Command, context_settings=HELP_OPTIONS, **settings)
 
 
 def _sentence(error: click.ClickException) -> str:

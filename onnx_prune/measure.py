@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from onnx_prune import taps
 from onnx_prune.axis import Atom, atoms, owner
 from onnx_prune.calibration import Calibration, count
+from onnx_prune.countdown import Countdown
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.gram import Gram
 from onnx_prune.graph import Graph
 from onnx_prune.linear import Linear, linear
 from onnx_prune.real import real
 from onnx_prune.settings import Progress
-from onnx_prune.words import Countdown
 
 Array = NDArray[Any]
 Statistics = Mapping[int, Gram]

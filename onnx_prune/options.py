@@ -12,10 +12,11 @@ from click.core import ParameterSource
 
 from onnx_prune.command import PROGRAM, Choice, Number, Option
 from onnx_prune.errors import InputError
+from onnx_prune.paths import require_file, require_place
 from onnx_prune.settings import ATTENTION, CRITERIA_NAMES
-from onnx_prune.words import guess, plain
+from onnx_prune.words import plain
 
-USAGE = f"{PROGRAM} IN.onnx OUT.onnx [options]"
+USAGE = "IN.onnx OUT.onnx [options]"
 ABOUT = """
 Make an ONNX model smaller and faster by removing channels for real.
 
@@ -98,8 +99,6 @@ def _version(package: str) -> str:
 
 
 PARAMS: list[click.Parameter] = [
-    click.Argument(["source"], metavar="IN.onnx", required=False),
-    click.Argument(["output"], metavar="OUT.onnx", required=False),
     Option(
         ["--ratio"],
         section=_REMOVE,
@@ -266,10 +265,10 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
                 )
     for name in ("source", "scores", "drift_data", "apply_plan"):
         if given[name] is not None:
-            _require_file(Path(given[name]))
+            require_file(Path(given[name]))
     for name in ("output", "save_plan"):
         if given[name] is not None:
-            _require_place(Path(given[name]))
+            require_place(Path(given[name]))
     if given["save_plan"] is not None:
         plan = Path(given["save_plan"]).resolve()
         for name in ("source", "output"):
@@ -279,20 +278,3 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
 
 def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
     return ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
-
-
-def _require_file(path: Path) -> None:
-    if path.exists():
-        return
-    try:
-        beside = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
-        beside = []
-    raise InputError(f"{str(path)!r}: no such file{guess(path.name, beside) or '; check the path'}")
-
-
-def _require_place(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{str(path)!r}: is a directory; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"{str(path)!r}: there is no folder {str(path.parent)!r}; make it first")

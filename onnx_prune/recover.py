@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_prune import tensors
 from onnx_prune.axis import atoms
 from onnx_prune.calibration import Calibration, count
+from onnx_prune.countdown import Countdown
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, rearrange
 from onnx_prune.frontier import Frontier
@@ -28,7 +29,6 @@ from onnx_prune.measure import WIDEST, picked
 from onnx_prune.refit import Fit, Kind, Rows, fit
 from onnx_prune.residual import Residual, residual
 from onnx_prune.settings import Progress
-from onnx_prune.words import Countdown
 
 Array = NDArray[Any]
 Method = Literal["lstsq", "bias", "bn"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
@@ -129,6 +128,16 @@ def some(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like another; "" if none is close.
+
+    Example:
+        >>> closest("explian", ["compare", "explain"]), closest("xyz", ["l1", "l2"])
+        ('explain', '')
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
+
+
 def guess(word: str, known: Iterable[str]) -> str:
     """A suggestion for a word that is not known, ready to follow a message; "" if nothing is close.
 
@@ -136,43 +145,5 @@ def guess(word: str, known: Iterable[str]) -> str:
         >>> guess("--rato", ["--ratio", "--global"]), guess("xyz", ["l1", "l2"])
         ('; did you mean --ratio?', '')
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {plain(close[0])}?" if close else ""
-
-
-class Countdown:
-    """Says how far a long stage is, and how long the rest will take.
-
-    Args:
-        progress: called with the sentence.
-        stage: what is going on.
-        total: number of steps.
-        clock: the time in seconds.
-
-    Example:
-        >>> ticks = Countdown(print, "reading", 4, iter([0.0, 0.0, 3.0]).__next__)
-        reading
-        >>> ticks.step(), ticks.step()
-        reading: 25 %
-        reading: 50 %, 3.00 s left
-        (None, None)
-    """
-
-    def __init__(
-        self,
-        progress: Callable[[str], None],
-        stage: str,
-        total: int,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._progress, self._stage, self._total, self._clock = progress, stage, total, clock
-        self._start, self._done = clock(), 0
-        progress(stage)
-
-    def step(self) -> None:
-        """One step is done."""
-        self._done += 1
-        spent = self._clock() - self._start
-        left = spent / self._done * (self._total - self._done)
-        text = f"{self._stage}: {share(self._done, self._total)}"
-        self._progress(text + (f", {duration(1000 * left)} left" if left >= 1 else ""))
+    close = closest(word, known)
+    return f"; did you mean {plain(close)}?" if close else ""

@@ -16,9 +16,9 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axis", "words", "gram"},
-    {"refit", "obs"},
-    {"relation", "wire", "settings", "wellformed", "atomic"},
-    {"unify", "pattern", "tensors", "restate", "command"},
+    {"refit", "obs", "countdown"},
+    {"relation", "wire", "settings", "wellformed", "atomic", "paths"},
+    {"unify", "pattern", "tensors", "restate", "command", "working"},
     {"rules", "graph", "runtime", "options", "files"},
     {"shapes", "fold", "computed", "codes", "zeros", "linear", "taps"},
     {"frontier", "residual"},
@@ -31,7 +31,9 @@ LAYERS = [
     {"mask", "plan", "measure"},
     {"prove", "validate", "recover"},
     {"report"},
-    {"pipeline", "show"},
+    {"pipeline", "show", "explanation"},
+    {"verbs"},
+    {"program"},
     {"cli", "__init__"},
     {"__main__"},
 ]
@@ -39,8 +41,8 @@ LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in mod
 DOORS = {
     "onnx_graphsurgeon": {"graph"},
     "onnxruntime": {"runtime"},
-    "click": {"cli", "command", "options"},
-    "rich": {"show", "cli"},
+    "click": {"cli", "command", "options", "program", "verbs"},
+    "rich": {"show", "working"},
     "torch": set(),
 }
 
