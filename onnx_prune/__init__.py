@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +43,7 @@ def prune(
     output: str | Path | None = None,
     *,
     ratio: float = 0.5,
-    criterion: str = "l1",
+    criterion: str | None = None,
     scores: str | Path | Mapping[str, NDArray[Any]] | None = None,
     across: bool = False,
     layer_ratios: Mapping[str, float] | None = None,
@@ -54,6 +54,11 @@ def prune(
     mixed: bool = False,
     attention: Literal["heads", "dims", "both"] = "heads",
     validate: bool = True,
+    data: str | Path | Iterable[Mapping[str, NDArray[Any]]] | None = None,
+    recover: Literal["lstsq", "bias", "bn", "none"] | None = None,
+    input_mean: Sequence[float] = (0.0,),
+    input_std: Sequence[float] = (1.0,),
+    memory: int = 4 * 10**9,
     drift_data: str | Path | None = None,
     threads: int = 0,
     strict: bool = False,
@@ -69,7 +74,7 @@ def prune(
         output: where to write the pruned model; None only returns it.
         ratio: fraction of channels removed in every group that can be cut, in [0, 1).
         criterion: how channels are ranked: "l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale" or
-            "random".
+            "random"; with data also "obs", "activation", "wanda" or "flap".  "obs" with data, else "l1".
         scores: your own scores instead, by weight name; shape (channels,), the highest stay.
         across: rank channels across groups, each group's scores divided by their mean.
         layer_ratios: other ratios for the groups that a glob over weight or node names matches.
@@ -80,6 +85,14 @@ def prune(
         mixed: also cut axes that a LayerNorm or another statistic runs over.
         attention: where an axis is heads times head size, remove "heads", "dims" or "both".
         validate: prove the cut and run both models; False gives an unproved model.
+        data: unlabelled inputs to calibrate on: an .npz file with an array an input, stacked on the batch
+            axis, a folder of .npz or .npy files, sets of inputs in memory, or "synthetic".
+        recover: how accuracy is given back after the cut: "lstsq" fits every layer behind it to the original,
+            "bias" its bias alone, "bn" the statistics of BatchNormalization, "none" nothing.  "lstsq" with
+            data.
+        input_mean: mean of synthetic inputs, one number or one a channel.
+        input_std: their standard deviation, likewise.
+        memory: bytes that statistics and intermediate values may take.
         drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
         strict: raise NothingToPrune where rounding moves the count of channels by over 10 %.
@@ -134,6 +147,11 @@ def prune(
         scores=Path(scores) if isinstance(scores, str) else scores,
         apply_plan=None if apply_plan is None else Path(apply_plan),
         validate=validate,
+        data=data,
+        recover=recover,
+        input_mean=tuple(input_mean),
+        input_std=tuple(input_std),
+        memory=memory,
         drift_data=None if drift_data is None else Path(drift_data),
         threads=threads,
         strict=strict,

@@ -23,7 +23,7 @@ from onnx_prune.settings import Progress
 Array = NDArray[Any]
 Statistics = Mapping[int, Gram]
 WIDEST = 6000  # inputs of a row above which their products are not summed
-_ROWS, _ROWS_A_COLUMN = 50_000, 20
+_ROWS, _ROWS_A_COLUMN = 10_000, 20
 _PIECE = 1 << 24  # numbers that are in rows at once
 
 
@@ -81,12 +81,11 @@ def _columns(coupling: Coupling, bound: Bound, layer: Linear) -> dict[Atom, NDAr
 
 def need(layers: Sequence[Linear], graph: Graph, *, diagonal: bool = False) -> int:
     """Bytes of the sums for some layers."""
-    kinds = {(x.source, x.geometry): graph.dims(x.stored) for x in layers}
+    kinds = {(layer.source, layer.geometry): layer for layer in layers}
     total = 0
-    for layer in layers:
-        if kinds.pop((layer.source, layer.geometry), None) is not None:
-            width = _width(layer, graph)
-            total += 8 * layer.groups * width * (1 if diagonal or width > WIDEST else width)
+    for layer in kinds.values():
+        width = _width(layer, graph)
+        total += 8 * layer.groups * width * (1 if diagonal or width > WIDEST else width)
     return total
 
 
@@ -105,7 +104,7 @@ def measure(
 ) -> dict[int, Gram]:
     """Sums over what each layer reads, of the model as it is.
 
-    Layers that read the same rows share one Gram.  At most 50,000 rows are summed, or 20 for each of their
+    Layers that read the same rows share one Gram.  At most 10,000 rows are summed, or 20 for each of their
     numbers where that is more, drawn evenly from all samples; the same ones on every run.
 
     Args:

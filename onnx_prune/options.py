@@ -10,10 +10,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from onnx_prune.command import PROGRAM, Choice, Number, Option
+from onnx_prune.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
 from onnx_prune.errors import InputError
 from onnx_prune.paths import require_file, require_place
-from onnx_prune.settings import ATTENTION, CRITERIA_NAMES
+from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 from onnx_prune.words import plain
 
 USAGE = "IN.onnx OUT.onnx [options]"
@@ -34,6 +34,8 @@ Examples:
       remove more from the last stage
   onnx-prune in.onnx out.onnx --ignore '*head*'
       leave some layers whole
+  onnx-prune in.onnx out.onnx --data feeds.npz
+      choose by unlabelled inputs, and fit what is left to the original
   onnx-prune in.onnx out.onnx --save-plan plan.json
   onnx-prune other.onnx out2.onnx --apply-plan plan.json
       keep what was decided, and do it again on another export
@@ -50,6 +52,7 @@ Exit codes:
 
 _REMOVE = "What to remove"
 _STAYS = "What stays"
+_DATA = "Calibration and recovery"
 _CHECK = "How it is checked"
 _OUTPUT = "Output"
 _HELP = "Help"
@@ -64,7 +67,7 @@ _ALONE = {
     ),
     "scores": (("criterion",), "replaces the criterion"),
     "no_validate": (("drift_data", "threads"), "runs nothing"),
-    "dry_run": (("save_plan", "drift_data", "threads"), "runs and writes nothing"),
+    "dry_run": (("save_plan", "recover", "drift_data", "threads"), "changes and writes nothing"),
     "quiet": (("verbose",), "prints nothing"),
 }
 
@@ -116,10 +119,10 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--criterion"],
         section=_REMOVE,
-        type=Choice(*CRITERIA_NAMES),
+        type=Choice(*CRITERIA_NAMES, *CALIBRATED_NAMES),
         metavar="NAME",
-        default="l1",
-        help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; l1 unless given.",
+        help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; with --data also "
+        f"{', '.join(CALIBRATED_NAMES)}. obs with --data, otherwise l1.",
     ),
     Option(
         ["--scores"],
@@ -186,6 +189,45 @@ PARAMS: list[click.Parameter] = [
         metavar="R",
         default=1.0,
         help="Remove at most this fraction of any one group.",
+    ),
+    Option(
+        ["--data"],
+        section=_DATA,
+        metavar="WHERE",
+        help="Unlabelled inputs to choose channels by and to recover accuracy with: a .npz file (an array "
+        "for each input, stacked on the batch axis), a folder of .npz or .npy files, or synthetic.",
+    ),
+    Option(
+        ["--recover"],
+        section=_DATA,
+        type=Choice(*RECOVERIES),
+        metavar="HOW",
+        help="Give accuracy back after the cut: lstsq fits every layer behind it to the original, bias its "
+        "bias alone, bn the statistics of BatchNormalization, none. lstsq with --data.",
+    ),
+    Option(
+        ["--input-mean"],
+        section=_DATA,
+        type=Numbers(),
+        metavar="M,...",
+        default=(0.0,),
+        help="Mean of synthetic inputs, one number or one for each channel; 0 unless given.",
+    ),
+    Option(
+        ["--input-std"],
+        section=_DATA,
+        type=Numbers(),
+        metavar="S,...",
+        default=(1.0,),
+        help="Standard deviation of synthetic inputs, likewise; 1 unless given.",
+    ),
+    Option(
+        ["--memory"],
+        section=_DATA,
+        type=Bytes(),
+        metavar="SIZE",
+        default="4GB",
+        help="Keep statistics and intermediate values of calibration within this; 4GB unless given.",
     ),
     Option(
         ["--no-validate"],
@@ -263,8 +305,11 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
                 raise click.UsageError(
                     f"{names[one]} {why}, so {names[other]} has no use; leave one of them out"
                 )
-    for name in ("source", "scores", "drift_data", "apply_plan"):
-        if given[name] is not None:
+    for name in ("input_mean", "input_std"):
+        if name in names and given["data"] != "synthetic":
+            raise click.UsageError(f"{names[name]} describes synthetic inputs; give --data synthetic with it")
+    for name in ("source", "scores", "data", "drift_data", "apply_plan"):
+        if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
     for name in ("output", "save_plan"):
         if given[name] is not None:

@@ -26,8 +26,10 @@ from onnx_prune.graph import Graph, Node
 from onnx_prune.kept import Plan, masks, slicer
 from onnx_prune.linear import Linear, linear
 from onnx_prune.measure import WIDEST, picked
+from onnx_prune.randomness import random_nodes
 from onnx_prune.refit import Fit, Kind, Rows, fit
 from onnx_prune.residual import Residual, residual
+from onnx_prune.runtime import RunError
 from onnx_prune.settings import Progress
 
 Array = NDArray[Any]
@@ -104,8 +106,10 @@ def recover(
         What became of each layer.
 
     Raises:
-        RunError: onnxruntime can't run one of the models in pieces.
+        RunError: onnxruntime can't run one of the models in pieces, or they draw random numbers.
     """
+    if random_nodes(coupling.graph):
+        raise RunError("it draws random numbers")
     pass_ = _Pass(coupling, plan, small, calibration, method, memory)
     return pass_.run(progress)
 

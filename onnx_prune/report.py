@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnx_prune.prove import Proof
+from onnx_prune.recover import Recovery
 from onnx_prune.validate import Drift, Latency
 
 
@@ -80,6 +81,8 @@ class Report:
         held: what was not, the most parameters first.
         proof: the proof, None with `--no-validate` or where it could not be run.
         not_proved: why there is no proof, "" where there is one.
+        recovery: what recovery did to the cut model; None where there was none.
+        drift_cut: how far the outputs were off before recovery; None where there was none.
         drift: how far the outputs moved from the unpruned model's; None where not measured.
         latency: before and after in onnxruntime; None where not measured.
         notes: other things worth knowing, one sentence each.
@@ -99,6 +102,8 @@ class Report:
     held: tuple[HeldBack, ...]
     proof: Proof | None = None
     not_proved: str = ""
+    recovery: Recovery | None = None
+    drift_cut: Drift | None = None
     drift: Drift | None = None
     latency: Latency | None = None
     notes: tuple[str, ...] = ()

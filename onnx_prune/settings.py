@@ -5,7 +5,7 @@ Nothing heavy is imported here: `onnx-prune --help` reads this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 ATTENTION = ("heads", "dims", "both")
+CALIBRATED_NAMES = ("obs", "activation", "wanda", "flap")
+RECOVERIES = ("lstsq", "bias", "bn", "none")
 CRITERIA_NAMES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "random")
 
 
@@ -78,10 +80,16 @@ class Settings:
 
     Attributes:
         budget: how much to remove, and where.
-        criterion: name of the criterion, see `onnx_prune.criteria.CRITERIA`.
+        criterion: name of the criterion, see `onnx_prune.criteria.CRITERIA` and
+            `onnx_prune.calibrated.CALIBRATED`; None is "obs" with data and "l1" without.
         scores: the user's own scores instead: a .npz file, or arrays by weight name.
         apply_plan: a plan file to replay instead of choosing.
         validate: prove the cut and run both models; False writes an unproved file.
+        data: calibration inputs: a .npz file or a folder, "synthetic", or sets of inputs.
+        recover: how accuracy is given back: "lstsq", "bias", "bn" or "none"; None is "lstsq" with data.
+        input_mean: mean of synthetic inputs, one number or one a channel.
+        input_std: their standard deviation, likewise.
+        memory: bytes that statistics and intermediate values may take.
         drift_data: a .npz file with an array for each input, stacked on the batch axis.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
         strict: fail (exit code 4) if the channels removed differ from those asked by over 10 %.
@@ -89,14 +97,19 @@ class Settings:
         progress: called with the name of each stage as it starts.
 
     Raises:
-        InputError: The criterion is unknown, or the number of threads negative.
+        InputError: The criterion is unknown or needs data, or a number is out of range.
     """
 
     budget: Budget = field(default_factory=Budget)
-    criterion: str = "l1"
+    criterion: str | None = None
     scores: Path | Mapping[str, NDArray[Any]] | None = None
     apply_plan: Path | None = None
     validate: bool = True
+    data: str | Path | Iterable[Mapping[str, NDArray[Any]]] | None = None
+    recover: Literal["lstsq", "bias", "bn", "none"] | None = None
+    input_mean: tuple[float, ...] = (0.0,)
+    input_std: tuple[float, ...] = (1.0,)
+    memory: int = 4 * 10**9
     drift_data: Path | None = None
     threads: int = 0
     strict: bool = False
@@ -104,12 +117,31 @@ class Settings:
     progress: Progress = lambda stage: None
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA_NAMES:
-            raise InputError(unknown("criterion", self.criterion, CRITERIA_NAMES))
+        if self.ranking not in CRITERIA_NAMES + CALIBRATED_NAMES:
+            raise InputError(unknown("criterion", self.ranking, CRITERIA_NAMES + CALIBRATED_NAMES))
+        if self.recovery not in RECOVERIES:
+            raise InputError(unknown("recovery", self.recovery, RECOVERIES))
+        if self.data is None and (self.ranking in CALIBRATED_NAMES or self.recovery != "none"):
+            which = f"recover {self.recovery}" if self.recovery != "none" else f"criterion {self.ranking}"
+            raise InputError(f"{which} looks at what layers read: give --data FILE, or --data synthetic")
+        if self.memory < 1:
+            raise InputError(f"memory {self.memory} is below 1: give bytes, as in 4GB")
+        if min(self.input_std) <= 0:
+            raise InputError("input-std has to be above 0: it is the spread of the inputs' values")
         if self.threads < 0:
             raise InputError(
                 f"threads {self.threads} is negative: give 1 or more, 0 for onnxruntime's choice"
             )
+
+    @property
+    def ranking(self) -> str:
+        """The criterion that holds."""
+        return self.criterion or ("l1" if self.data is None else "obs")
+
+    @property
+    def recovery(self) -> str:
+        """The recovery that holds."""
+        return self.recover or ("none" if self.data is None else "lstsq")
 
 
 def unknown(what: str, value: str, known: tuple[str, ...]) -> str:

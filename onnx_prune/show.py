@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from onnx_prune.regained import drift_in_words, sentences
 from onnx_prune.report import GroupCut, HeldBack, Report
 from onnx_prune.words import change, duration, human, plain, scientific, share, some, times
 
@@ -90,6 +91,9 @@ class _Page:
             yield from self._more(len(self.report.held), _TOP_HELD, "reason")
         yield Text()
         yield self._proof()
+        if self.report.recovery is not None:
+            for text in sentences(self.report.recovery, self.report.drift_cut, self.verbose):
+                yield self._item("·", text)
         yield from self._drift()
         for note in self.report.notes:
             yield self._item("·", note, "yellow")
@@ -264,11 +268,8 @@ class _Page:
     def _drift(self) -> Iterator[Table]:
         drift = self.report.drift
         if drift is not None:
-            parts = [f"relative error {drift.relative_error:.3g}", f"cosine {drift.cosine:.3f}"]
-            if drift.top1 is not None:
-                parts.append(f"top-1 agreement {share(drift.top1, 1)}")
             where = f"{some(drift.samples, 'sample')}, {drift.source}"
-            yield self._item("·", f"drift from the unpruned model: {', '.join(parts)} ({where})")
+            yield self._item("·", f"drift from the unpruned model: {drift_in_words(drift)} ({where})")
 
     def _written(self) -> Table:
         report = self.report
