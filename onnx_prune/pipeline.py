@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import calibration, criteria, files, plan, tensors
+from onnx_prune import criteria, files, plan, tensors
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
-from onnx_prune.calibrated import rank
-from onnx_prune.calibration import Calibration
+from onnx_prune.calibrate import Calibrator
 from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
@@ -31,16 +29,12 @@ from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
-from onnx_prune.recover import Method, Recovery, recover
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
-from onnx_prune.runtime import RunError
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.shapes import at_batch_one
-from onnx_prune.validate import Drift, Latency, drift_feeds, measure_drift, validate
-from onnx_prune.words import some
+from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1
-_FEW = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,9 @@ class _Run:
     dry_run: bool
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        self.calibrator = Calibrator(self.settings, self.notes)
 
     def run(self) -> Result:
         settings = self.settings
@@ -126,10 +122,13 @@ class _Run:
                 proof, not_proved = self._prove(coupling, choice, model)
             if settings.recovery != "none":
                 model = model or draft.whole()
-                drift_cut, recovery = self._recover(coupling, choice, model)
+                with self._stage("recovering"):
+                    drift_cut, recovery = self.calibrator.recover(coupling, choice.plan, model)
             if settings.validate and model is not None:
                 with self._stage("measuring"):
-                    drift, latency, notes = validate(coupling, model, settings, self._calibration(coupling))
+                    drift, latency, notes = validate(
+                        coupling, model, settings, self.calibrator.data(coupling)
+                    )
                 self.notes += notes
             size = self._write(graph, draft, written)
             model = model or (draft.whole() if self.output is None else None)
@@ -183,43 +182,7 @@ class _Run:
         if self.settings.scores is not None:
             given = criteria.given(self.settings.scores)
             return {g.atom: given(coupling, g) for g in groups}, "scores"
-        name, calibration = self.settings.ranking, self._calibration(coupling)
-        if name in criteria.CRITERIA or calibration is None:
-            return {g.atom: criteria.CRITERIA[name](coupling, g) for g in groups}, name
-        try:
-            scores, alone = rank(
-                coupling,
-                groups,
-                name,
-                calibration,
-                memory=self.settings.memory,
-                progress=self.settings.progress,
-            )
-        except RunError as error:
-            raise InputError(f"{name} can't look into the model: {error}; --criterion l1 need not") from None
-        if alone:
-            self.notes.append(
-                f"{some(len(alone), 'group')} ranked by l1, for no layer with constant weights sums over "
-                f"{'its' if len(alone) == 1 else 'their'} channels, such as {alone[0].name}"
-            )
-        return scores, name
-
-    def _calibration(self, coupling: Coupling) -> Calibration | None:
-        """The calibration data, read once."""
-        settings = self.settings
-        if self.calibration is None and settings.data is not None:
-            graph = coupling.graph
-            self.calibration = calibration.load(
-                settings.data,
-                graph,
-                coupling.shapes.inputs,
-                mean=settings.input_mean,
-                std=settings.input_std,
-            )
-            if self.calibration.samples < _FEW:
-                count = some(self.calibration.samples, "sample")
-                self.notes.append(f"{count} to calibrate on are few: from 64 on more is recovered")
-        return self.calibration
+        return self.calibrator.scores(coupling, groups), self.settings.ranking
 
     def _sign(self, model: onnx.ModelProto, written: Plan) -> None:
         """Leave a record in the model of how it was made; other metadata stay."""
@@ -242,36 +205,6 @@ class _Run:
                 return prove(coupling, choice.plan, model, folder=coupling.graph.folder), ""
             except NotProved as reason:
                 return None, str(reason)
-
-    def _recover(
-        self, coupling: Coupling, choice: Choice, model: onnx.ModelProto
-    ) -> tuple[Drift | None, Recovery | None]:
-        """Recover, in place; how far the model was off before that."""
-        settings, drift = self.settings, None
-        found = self._calibration(coupling)
-        assert found is not None
-        with self._stage("recovering"):
-            try:
-                if settings.validate:
-                    feeds, source = drift_feeds(coupling, settings, found)
-                    folder = coupling.graph.folder
-                    drift = measure_drift(coupling.graph.model, model, feeds, source, folder)
-                recovery = recover(
-                    coupling,
-                    choice.plan,
-                    model,
-                    found,
-                    cast(Method, settings.recovery),
-                    memory=settings.memory,
-                    progress=settings.progress,
-                )
-            except RunError as error:
-                raise InputError(
-                    f"the model can't be recovered: {error}; --recover none leaves it as it is cut"
-                ) from None
-        if not recovery.layers:
-            self.notes.append(f"--recover {settings.recovery} found no layer that it could mend")
-        return drift, recovery
 
     def _write(self, graph: Graph, draft: Draft, written: Plan) -> int | None:
         size = None

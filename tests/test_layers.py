@@ -31,7 +31,7 @@ LAYERS = [
     {"mask", "plan", "measure"},
     {"calibrated"},
     {"prove", "validate", "recover"},
-    {"report", "regained"},
+    {"report", "regained", "calibrate"},
     {"pipeline", "show", "explanation"},
     {"verbs"},
     {"program"},
