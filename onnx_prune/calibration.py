@@ -130,6 +130,8 @@ def _batches(
         raise InputError(f"{source}: no samples")
     named = [list(samples.named(arrays, inputs).values()) for _, arrays in pieces]
     kinds = [[array.shape[1:] for array in arrays] for arrays in named]
+    if all(_is_one_set(arrays, inputs) for arrays in named):
+        return [{v.name: a for v, a in zip(inputs, arrays, strict=True)} for arrays in named]
     if len(pieces) > 1 and all(kind == kinds[0] for kind in kinds) and all(a.ndim for a in named[0]):
         stacked = [np.concatenate(arrays) for arrays in zip(*named, strict=True)]
         pieces = [(source, {v.name: a for v, a in zip(inputs, stacked, strict=True)})]
@@ -138,6 +140,11 @@ def _batches(
         chunk = max(1, min(_CHUNK, count(samples.named(arrays, inputs)) // _FEWEST_SETS))
         feeds += samples.batches(arrays, inputs, chunk, where)
     return feeds
+
+
+def _is_one_set(arrays: Sequence[Array], inputs: Sequence[onnx.ValueInfoProto]) -> bool:
+    """Whether arrays are what a model of fixed sizes takes at once: first dims need not count samples."""
+    return all(a.ndim == 0 or samples.batch(v) == len(a) for v, a in zip(inputs, arrays, strict=True))
 
 
 def synthetic(

@@ -18,6 +18,18 @@ from onnx_prune.runtime import Feeds, RunError, Session
 Array = NDArray[Any]
 
 
+def moving(model: onnx.ModelProto) -> dict[str, int]:
+    """For each tensor that is computed from the inputs the index of its node."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    seen = {value.name for value in model.graph.input if value.name not in stored}
+    index: dict[str, int] = {}
+    for j, node in enumerate(model.graph.node):
+        if seen.intersection(read(onnx.GraphProto(node=[node]))):
+            seen.update(node.output)
+            index.update((name, j) for name in node.output if name)
+    return index
+
+
 class Frontier:
     """Runs the nodes of a model in order, as far as asked, and keeps the values that are still needed.
 
@@ -50,7 +62,6 @@ class Frontier:
         self.model, self.folder, self.limit = model, folder, limit
         self.nodes = list(model.graph.node)
         self.after: dict[int, list[onnx.NodeProto]] = {}
-        self.index: dict[str, int] = {}
         self.resident = 0
         self._at = 0
         stored = {tensor.name for tensor in model.graph.initializer}
@@ -58,14 +69,9 @@ class Frontier:
         self._infos = {value.name: value for value in model.graph.input}
         self._values: list[dict[str, Array]] = [{v.name: feed[v.name] for v in given} for feed in feeds]
         self._reads = [set(read(onnx.GraphProto(node=[node]))) for node in self.nodes]
-        moving = {value.name for value in given}
-        self._constant = []
-        for j, node in enumerate(self.nodes):
-            if self._reads[j] & moving:
-                moving.update(node.output)
-                self.index.update((name, j) for name in node.output)
-            else:
-                self._constant.append(j)
+        self.index = moving(model)
+        computed = set(self.index.values())
+        self._constant = [j for j in range(len(self.nodes)) if j not in computed]
         self._last = self._last_uses(set(wanted))
 
     def _last_uses(self, wanted: set[str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ Where its result is added to another branch, it makes up for that branch's error
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from onnx_prune import tensors
 from onnx_prune.axis import atoms
 from onnx_prune.calibration import Calibration, count
+from onnx_prune.cost import MACS
 from onnx_prune.countdown import Countdown
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, rearrange
-from onnx_prune.frontier import Frontier
+from onnx_prune.frontier import Frontier, moving
 from onnx_prune.gram import Gram
 from onnx_prune.graph import Graph, Node
 from onnx_prune.kept import Plan, masks, slicer
@@ -153,52 +155,57 @@ class _Pass:
         self.calibration, self.method = calibration, method
         self.graph = Graph(small, coupling.graph.folder)
         self.drifted = drifted(coupling, plan)
-        self.refused: dict[str, Refit] = {}
-        self.tasks: dict[str, Linear | Node] = {}
+        self.tasks: dict[str, Linear | Node | Refit] = {}
         self.sums: dict[str, Residual] = {}
         self._find()
         feeds = calibration.feeds
-        wanted = [self.sums[n].total if n in self.sums else n for n in self.tasks] if method != "bn" else []
+        fitted = {name: task for name, task in self.tasks.items() if not isinstance(task, Refit)}
+        wanted = [self.sums[n].total if n in self.sums else n for n in fitted] if method != "bn" else []
         self.original = Frontier(coupling.graph.model, wanted, feeds, coupling.graph.folder, memory // 2)
-        sources = [_source(task) for task in self.tasks.values()]
+        sources = list(map(_source, fitted.values()))
         others = [found.other for found in self.sums.values()]
         self.pruned = Frontier(small, [*sources, *others], feeds, coupling.graph.folder, memory // 2)
 
     def _find(self) -> None:
         """The layers behind a cut, and where their results are summed up."""
-        small = {name: node for node in self.graph.nodes for name in node.outputs if name}
-        order = {name: node.index for name, node in small.items()}
+        original = moving(self.coupling.graph.model)
+        order = moving(self.small)
         for node in self.coupling.graph.nodes:
             name = next(filter(None, node.outputs), "")
-            if name not in self.drifted or name not in small:
+            if name not in self.drifted or name not in original or name not in order:
                 continue
-            mine = small[name]
+            mine = self.graph.nodes[order[name]]
             if self.method == "bn":
                 if mine.op == "BatchNormalization":
                     self.tasks[name] = mine
                 continue
             layer = linear(self.graph, mine)
             if layer is None or linear(self.coupling.graph, node) is None:
+                stored = [k for k in mine.inputs if k in self.graph.weights]
+                if mine.op in MACS and stored:
+                    self.tasks[name] = Refit(stored[0], "unchanged", f"{mine.op} can't be fitted")
                 continue
             self.tasks[name] = layer
-
-            def before(other: str, at: int = mine.index) -> bool:
-                known = other in order or any(value.name == other for value in self.graph.inputs)
-                return other in self.drifted and known and order.get(other, -1) < at
-
-            found = residual(self.graph, name, before)
-            if found is not None and found.total in self.coupling.graph.makers and self.method == "lstsq":
+            found = residual(self.graph, name, partial(self._is_before, order, mine.index))
+            if found is not None and found.total in original and self.method == "lstsq":
                 self.sums[name] = found
+
+    def _is_before(self, order: dict[str, int], at: int, name: str) -> bool:
+        """Whether a tensor is off, and computed before the node at that index."""
+        return name in self.drifted and order.get(name, at) < at
 
     def run(self, progress: Progress) -> Recovery:
         layers = []
         ticks = Countdown(progress, "recovering layers", len(self.tasks))
         for name, task in self.tasks.items():
-            layers.append(self._renormalise(task) if isinstance(task, Node) else self._refit(name, task))
+            layers.append(task if isinstance(task, Refit) else self._mend(name, task))
             ticks.step()
         rearrange(Draft(self.small), before={}, after=self.pruned.after, dropped=set())
         found = self.calibration
         return Recovery(self.method, tuple(layers), found.samples, found.source, found.synthetic)
+
+    def _mend(self, name: str, task: Linear | Node) -> Refit:
+        return self._renormalise(task) if isinstance(task, Node) else self._refit(name, task)
 
     def _refit(self, name: str, layer: Linear) -> Refit:
         """Fit one layer, and write what came out."""

@@ -67,6 +67,14 @@ def test_a_fixed_batch_is_respected() -> None:
     assert [len(feed["x"]) for feed in found.feeds] == [4, 4]
 
 
+def test_sets_of_a_model_whose_first_dims_are_no_batch() -> None:
+    model = graph(x=[4, 3], state=[2, 3])
+    sets = [{"x": noise(4, 3, seed=j), "state": noise(2, 3)} for j in range(3)]
+    found = load(sets, model, SHAPES)
+    assert [feed["x"].shape for feed in found.feeds] == [(4, 3)] * 3
+    assert [feed["state"].shape for feed in found.feeds] == [(2, 3)] * 3
+
+
 @pytest.mark.parametrize(("sets", "held"), [(2, [1]), (4, [3]), (5, [4]), (12, [4, 9])])
 def test_what_is_held_out(sets: int, held: list[int]) -> None:
     found = Calibration(({},) * sets, sets, "x")

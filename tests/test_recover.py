@@ -280,6 +280,20 @@ def test_a_bias_of_two_layers_becomes_two() -> None:
     assert first != second
 
 
+def test_what_is_computed_from_constants_alone_is_left_alone() -> None:
+    nodes = ["m = MatMul(r, w)", "k = MatMul(l, v)", "s = Mul(m, k)", "y = MatMul(s, u)"]
+    start = ["i = Identity(c)", "l = MatMul(i, w2)"]
+    more = {"c": noise(1, 5), "w2": noise(5, 8), "v": noise(8, 6), "u": noise(6, 3)}
+    _, report, _ = recovered(rows(*start, *nodes, w=noise(8, 6), **more), (30, 5))
+    assert [layer.layer for layer in report.layers] == ["w", "u"]
+
+
+def test_operators_that_can_not_be_fitted_are_told_of() -> None:
+    nodes = [node("y = ConvTranspose(r, w)")]
+    _, report, _ = recovered(images(*nodes, w=noise(8, 4, 2, 2)), SHAPE)
+    assert of_layer(report) == Refit("w", "unchanged", "ConvTranspose can't be fitted")
+
+
 def test_biases_alone() -> None:
     model, shape = CASES["stride 2"][:2]
     small, report, found = recovered(model, shape, "bias")
