@@ -43,6 +43,7 @@ def prune(
     output: str | Path | None = None,
     *,
     ratio: float = 0.5,
+    target: str | None = None,
     criterion: str | None = None,
     scores: str | Path | Mapping[str, NDArray[Any]] | None = None,
     across: bool = False,
@@ -73,6 +74,8 @@ def prune(
         model: a path, or a model in memory, which is left as it is.
         output: where to write the pruned model; None only returns it.
         ratio: fraction of channels removed in every group that can be cut, in [0, 1).
+        target: what is to be left of the whole model instead, such as "macs=0.5", "params=1.5M" or
+            "size=10MB"; groups lose more or less, as hurts least.
         criterion: how channels are ranked: "l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale" or
             "random"; with data also "obs", "activation", "wanda" or "flap".  "obs" with data, else "l1".
         scores: your own scores instead, by weight name; shape (channels,), the highest stay.
@@ -130,6 +133,7 @@ def prune(
     """
     from onnx_prune.pipeline import prune as run
     from onnx_prune.settings import Budget, Settings
+    from onnx_prune.settings import target as read_target
 
     settings = Settings(
         budget=Budget(
@@ -142,6 +146,7 @@ def prune(
             max_ratio=max_ratio,
             mixed=mixed,
             attention=attention,
+            target=None if target is None else read_target(target),
         ),
         criterion=criterion,
         scores=Path(scores) if isinstance(scores, str) else scores,

@@ -31,11 +31,15 @@ class Calibrator:
     Args:
         settings: what is asked for.
         notes: gains a sentence for what is worth knowing.
+
+    Attributes:
+        errors: groups whose scores are the error itself that a cut makes.
     """
 
     def __init__(self, settings: Settings, notes: list[str]) -> None:
         self._settings, self._notes = settings, notes
         self._data: Calibration | None = None
+        self.errors: frozenset[Atom] = frozenset()
 
     def data(self, coupling: Coupling) -> Calibration | None:
         """The calibration data, None where none are given.
@@ -74,6 +78,7 @@ class Calibrator:
             )
         except RunError as error:
             raise InputError(f"{name} can't look into the model: {error}; --criterion l1 need not") from None
+        self.errors = frozenset(scores) - {group.atom for group in alone} if name == "obs" else frozenset()
         if alone:
             self._notes.append(
                 f"{some(len(alone), 'group')} ranked by l1, for no layer with constant weights sums over "

@@ -14,7 +14,7 @@ import click
 from onnx_prune.command import HELP_OPTIONS, printing
 from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check
 from onnx_prune.program import Program, Source
-from onnx_prune.settings import Budget, Settings
+from onnx_prune.settings import Budget, Settings, target
 from onnx_prune.working import working
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ _BUDGET = ("ratio", "across", "ignore", "round_to", "min_channels", "max_ratio",
 def main(ctx: click.Context, /, **given: Any) -> None:
     """Prune one model."""
     settings = Settings(
-        budget=Budget(**{name: given[name] for name in _BUDGET}, layer_ratios=tuple(given["layer_ratios"])),
+        budget=Budget(
+            **{name: given[name] for name in _BUDGET},
+            layer_ratios=tuple(given["layer_ratios"]),
+            target=None if given["target"] is None else target(given["target"]),
+        ),
         criterion=given["criterion"],
         scores=_path(given["scores"]),
         apply_plan=_path(given["apply_plan"]),

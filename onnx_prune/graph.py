@@ -138,8 +138,12 @@ class Graph:
 
     def params(self) -> int:
         """Number of parameters that the model stores."""
-        stored = (tensor for name, tensor in self.weights.items() if name not in self.frozen)
-        return sum(product(tensor.dims) for tensor in stored if tensor.data_type not in _NOT_PARAMETERS)
+        stored = (name for name in self.weights if name not in self.frozen)
+        return sum(product(self.weights[name].dims) for name in stored if self.is_parameter(name))
+
+    def is_parameter(self, name: str) -> bool:
+        """Whether a weight counts as parameters: shape constants and index tables do not."""
+        return self.weights[name].data_type not in _NOT_PARAMETERS
 
     def dims(self, name: str) -> tuple[int, ...]:
         """Shape of a weight."""

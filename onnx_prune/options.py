@@ -58,9 +58,10 @@ _OUTPUT = "Output"
 _HELP = "Help"
 
 _ALONE = {
+    "target": (("ratio", "across", "layer_ratios", "strict"), "says how much is left"),
     "apply_plan": (
         (
-            *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention"),
+            *("ratio", "target", "across", "criterion", "scores", "layer_ratios", "mixed", "attention"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict"),
         ),
         "says what is cut",
@@ -109,6 +110,13 @@ PARAMS: list[click.Parameter] = [
         metavar="R",
         default=0.5,
         help="Remove this fraction of the channels of every group; 0.5 unless given.",
+    ),
+    Option(
+        ["--target"],
+        section=_REMOVE,
+        metavar="WHAT=LEFT",
+        help="Leave this much of the whole model instead, a fraction or a number: macs=0.5, params=1.5M or "
+        "size=10MB. Groups lose more or less, as hurts least.",
     ),
     Option(
         ["--global", "across"],

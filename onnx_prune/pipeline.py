@@ -15,10 +15,11 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import criteria, files, plan, tensors
+from onnx_prune.allocate import meet
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
 from onnx_prune.calibrate import Calibrator
-from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
+from onnx_prune.choose import Choice, Scores, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
@@ -29,12 +30,14 @@ from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
+from onnx_prune.recover import growth
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
-from onnx_prune.settings import Budget, Settings
+from onnx_prune.settings import Budget, Settings, Target
 from onnx_prune.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1
+_RECORD = 512  # bytes of the metadata that say how the model was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,10 @@ class _Run:
             else:
                 groups = tuple(candidates(coupling, settings.budget, barred))
                 scores, criterion = self._scores(coupling, groups)
-                choice = choose(coupling, scores, settings.budget, groups)
+                if settings.budget.target is None:
+                    choice = choose(coupling, scores, settings.budget, groups)
+                else:
+                    choice = self._meet(coupling, groups, scores, settings.budget.target)
         if not choice.plan:
             raise NothingToPrune(_nothing(coupling, groups, settings))
         off = abs(choice.removed - choice.asked_removed)
@@ -175,6 +181,27 @@ class _Run:
                 "try --round-to 1 or another --ratio"
             )
         return choice, criterion
+
+    def _meet(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores, target: Target) -> Choice:
+        graph = coupling.graph
+        shapes = at_batch_one(graph, coupling.shapes, coupling.probe).known
+        more = growth(graph) if self.settings.recovery in ("lstsq", "bias") else (0, 0)
+        costs = {
+            "macs": (total_macs(graph, shapes), 0),
+            "params": (graph.params(), more[0]),
+            "size": (self._bytes(graph), more[1] + _RECORD),
+        }
+        original, spare = costs[target.kind]
+        return meet(
+            coupling,
+            groups,
+            scores,
+            self.settings.budget,
+            shapes=shapes,
+            original=original,
+            spare=spare,
+            errors=self.calibrator.errors,
+        )
 
     def _scores(
         self, coupling: Coupling, groups: tuple[Group, ...]
@@ -257,6 +284,7 @@ class _Run:
             output=None if self.output is None or self.dry_run else str(self.output),
             criterion=criterion,
             asked_ratio=self.settings.budget.ratio,
+            target=str(self.settings.budget.target or ""),
             reached_ratio=choice.removed / total,
             before=Size(
                 graph.params(),

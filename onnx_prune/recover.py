@@ -35,6 +35,7 @@ from onnx_prune.runtime import RunError
 from onnx_prune.settings import Progress
 
 Array = NDArray[Any]
+_NODE = 128  # bytes of an Add and what declares it
 Method = Literal["lstsq", "bias", "bn"]
 
 
@@ -365,6 +366,22 @@ class _Pass:
             tensor = self.graph.weights[name]
             tensors.fill(tensor, value.astype(tensors.dtype_of(tensor)))
         return Refit(node.inputs[1], "refitted")
+
+
+def growth(graph: Graph) -> tuple[int, int]:
+    """How many parameters and bytes recovery adds at most: biases where there are none.
+
+    Args:
+        graph: the original.
+    """
+    params = size = 0
+    for node in graph.nodes:
+        layer = linear(graph, node)
+        if layer is not None and _operand(node, layer.bias) not in graph.weights:
+            results = layer.results_of(graph.dims(layer.stored))
+            params += results
+            size += 8 * results + _NODE + 4 * len(layer.stored) + 6 * len(layer.result)
+    return params, size
 
 
 def _source(task: Linear | Node) -> str:

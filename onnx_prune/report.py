@@ -81,6 +81,7 @@ class Report:
         held: what was not, the most parameters first.
         proof: the proof, None with `--no-validate` or where it could not be run.
         not_proved: why there is no proof, "" where there is one.
+        target: what was asked to be left instead, "" where a ratio was asked for.
         recovery: what recovery did to the cut model; None where there was none.
         drift_cut: how far the outputs were off before recovery; None where there was none.
         drift: how far the outputs moved from the unpruned model's; None where not measured.
@@ -102,6 +103,7 @@ class Report:
     held: tuple[HeldBack, ...]
     proof: Proof | None = None
     not_proved: str = ""
+    target: str = ""
     recovery: Recovery | None = None
     drift_cut: Drift | None = None
     drift: Drift | None = None

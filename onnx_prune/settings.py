@@ -5,6 +5,7 @@ Nothing heavy is imported here: `onnx-prune --help` reads this file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,54 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 ATTENTION = ("heads", "dims", "both")
 CALIBRATED_NAMES = ("obs", "activation", "wanda", "flap")
+TARGETS = ("macs", "params", "size")
 RECOVERIES = ("lstsq", "bias", "bn", "none")
 CRITERIA_NAMES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be left of a model.
+
+    Attributes:
+        kind: "macs", "params" or "size" (bytes of the file).
+        amount: a fraction of the original, or a number where `absolute`.
+        absolute: which of the two.
+        text: as it was given.
+    """
+
+    kind: str
+    amount: float
+    absolute: bool
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def target(text: str) -> Target:
+    """A target from text: a fraction of the original, or an absolute number with or without a unit.
+
+    Raises:
+        InputError: it can't be read, or is nothing to aim at.
+
+    Example:
+        >>> target("macs=0.5").amount, target("size=10MB").amount, target("params=1.5M").absolute
+        (0.5, 10000000.0, True)
+    """
+    kind, _, value = text.partition("=")
+    found = re.fullmatch(r"(\d*\.?\d+)\s*([kMGT]?)(i?)B?", value.strip())
+    if kind not in TARGETS or found is None:
+        raise InputError(
+            f"target {plain(text)!r} is not {', '.join(TARGETS)} with what is to be left, as in macs=0.5, "
+            "params=1.5M or size=10MB"
+        )
+    number = float(found[1])
+    absolute = number > 1 or any(found.groups()[1:]) or value.strip().endswith("B")
+    if number == 0 or (number == 1 and not absolute):
+        raise InputError(f"target {plain(text)!r} is nothing to aim at: say what is to be left, 0.5 for half")
+    scale = (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")
+    return Target(kind, number * scale if absolute else number, absolute, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +85,8 @@ class Budget:
         mixed: whether groups that change a statistic are cut too.
         attention: what goes where an axis is heads times head size: whole heads (grouped queries
             with their key-value head), the same dims of every head, or both.
+        target: what is to be left of the whole model instead of a ratio, shared out among the groups so that
+            least is lost.
 
     Raises:
         InputError: A value is out of range.
@@ -57,6 +106,7 @@ class Budget:
     max_ratio: float = 1.0
     mixed: bool = False
     attention: Literal["heads", "dims", "both"] = "heads"
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         _require_ratio("ratio", self.ratio)

@@ -189,10 +189,9 @@ class _Page:
         report = self.report
         reached, asked = share(report.reached_ratio, 1), share(report.asked_ratio, 1)
         verb = "Cut" if report.not_proved != "dry run" else "Would cut"
-        return (
-            f"{verb} {some(len(report.groups), 'group')}: {reached} of their channels, {asked} asked, "
-            f"by {report.criterion}"
-        )
+        wanted = f"for {report.target}" if report.target else f"{asked} asked"
+        groups = some(len(report.groups), "group")
+        return f"{verb} {groups}: {reached} of their channels, {wanted}, by {report.criterion}"
 
     def _groups(self) -> Padding:
         report = self.report

@@ -29,7 +29,7 @@ LAYERS = [
     {"follow", "order", "samples", "randomness"},
     {"cut", "calibration"},
     {"mask", "plan", "measure"},
-    {"calibrated"},
+    {"calibrated", "allocate"},
     {"prove", "validate", "recover"},
     {"report", "regained", "calibrate"},
     {"pipeline", "show", "explanation"},
