@@ -143,8 +143,9 @@ def _batches(
 
 
 def _is_one_set(arrays: Sequence[Array], inputs: Sequence[onnx.ValueInfoProto]) -> bool:
-    """Whether arrays are what a model of fixed sizes takes at once: first dims need not count samples."""
-    return all(a.ndim == 0 or samples.batch(v) == len(a) for v, a in zip(inputs, arrays, strict=True))
+    """Whether the model takes the arrays at once, and not all of their first dims may count samples."""
+    fixed = [(samples.batch(v), len(a)) for v, a in zip(inputs, arrays, strict=True) if a.ndim]
+    return all(n in (0, m) for n, m in fixed) and any(n for n, _ in fixed)
 
 
 def synthetic(

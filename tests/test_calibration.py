@@ -75,6 +75,14 @@ def test_sets_of_a_model_whose_first_dims_are_no_batch() -> None:
     assert [feed["state"].shape for feed in found.feeds] == [(2, 3)] * 3
 
 
+def test_sets_with_an_input_that_is_no_batch() -> None:
+    model = graph(x=["n", 3], scale=[1, 3])
+    found = load([{"x": noise(4, 3), "scale": noise(1, 3)}] * 2, model, SHAPES)
+    assert [{name: value.shape for name, value in feed.items()} for feed in found.feeds] == [
+        {"x": (4, 3), "scale": (1, 3)}
+    ] * 2
+
+
 @pytest.mark.parametrize(("sets", "held"), [(2, [1]), (4, [3]), (5, [4]), (12, [4, 9])])
 def test_what_is_held_out(sets: int, held: list[int]) -> None:
     found = Calibration(({},) * sets, sets, "x")

@@ -103,11 +103,13 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
 
 
 def test_calibration_options_arrive(fake: Fake) -> None:
-    options = "--data s.npz --recover bias --criterion wanda --memory 2.5GB"
+    options = "--data s.npz --recover bias --criterion wanda --memory 2.5GB --target size=3MB"
     assert run("in.onnx", "out.onnx", *options.split()).exit_code == 0
     made_up = "--data synthetic --input-mean 0.4,0.5,0.6 --input-std 0.2 --memory 1GiB"
     assert run("in.onnx", "out.onnx", *made_up.split()).exit_code == 0
     first, second = (call["settings"] for call in fake.calls)
+    assert first.budget.target is not None
+    assert (first.budget.target.kind, first.budget.target.amount) == ("size", 3e6)
     assert (first.data, first.recovery, first.ranking, first.memory) == ("s.npz", "bias", "wanda", 2.5e9)
     assert (second.data, second.recovery, second.ranking) == ("synthetic", "lstsq", "obs")
     assert (second.input_mean, second.input_std, second.memory) == ((0.4, 0.5, 0.6), (0.2,), 2**30)
@@ -146,6 +148,15 @@ def test_calibration_options_arrive(fake: Fake) -> None:
             "in.onnx o.onnx --criterion fgpm",
             "--criterion: unknown value 'fgpm'; did you mean fpgm? "
             "Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random, obs, activation, wanda, flap" + HINT,
+        ),
+        (
+            "in.onnx o.onnx --target macs",
+            "target 'macs' is not macs, params, size with what is to be left, as in macs=0.5, params=1.5M or "
+            "size=10MB",
+        ),
+        (
+            "in.onnx o.onnx --target macs=0.5 --ratio 0.2",
+            "--target says how much is left, so --ratio has no use; leave one of them out" + HINT,
         ),
         (
             "in.onnx o.onnx --criterion obs",
