@@ -59,6 +59,7 @@ def prune(
     recover: Literal["lstsq", "bias", "bn", "none"] | None = None,
     input_mean: Sequence[float] = (0.0,),
     input_std: Sequence[float] = (1.0,),
+    input_range: tuple[float, float] = (float("-inf"), float("inf")),
     memory: int = 4 * 10**9,
     drift_data: str | Path | None = None,
     threads: int = 0,
@@ -95,6 +96,7 @@ def prune(
             data.
         input_mean: mean of synthetic inputs, one number or one a channel.
         input_std: their standard deviation, likewise.
+        input_range: their least and largest value: what black and white are to the model.
         memory: bytes that statistics and intermediate values may take.
         drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
@@ -156,6 +158,7 @@ def prune(
         recover=recover,
         input_mean=tuple(input_mean),
         input_std=tuple(input_std),
+        input_range=input_range,
         memory=memory,
         drift_data=None if drift_data is None else Path(drift_data),
         threads=threads,

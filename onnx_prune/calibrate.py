@@ -55,6 +55,7 @@ class Calibrator:
                 coupling.shapes.inputs,
                 mean=settings.input_mean,
                 std=settings.input_std,
+                span=settings.input_range,
             )
             if self._data.samples < _FEW:
                 count = some(self._data.samples, "sample")

@@ -55,6 +55,7 @@ def load(
     *,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
+    span: tuple[float, float] = (-np.inf, np.inf),
 ) -> Calibration:
     """Calibration data in whatever form they are given.
 
@@ -65,13 +66,14 @@ def load(
         shapes: a valid shape for each input, for synthetic ones.
         mean: of synthetic inputs, one number or one a channel.
         std: their standard deviation, likewise.
+        span: the least and the largest value that they have.
 
     Raises:
         InputError: the data are not usable, or do not fit the model, or are fewer than two sets.
     """
     if data == SYNTHETIC:
         source = "synthetic inputs"
-        made = synthetic(graph, shapes, mean=mean, std=std)
+        made = synthetic(graph, shapes, mean=mean, std=std, span=span)
         feeds = _batches([(source, made)], graph.inputs, source)
     else:
         source = str(data) if isinstance(data, str | Path) else "data"
@@ -154,6 +156,7 @@ def synthetic(
     *,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
+    span: tuple[float, float] = (-np.inf, np.inf),
     total: int = SYNTHETIC_SAMPLES,
 ) -> dict[str, Array]:
     """Inputs made up: images whose spectrum falls off as natural ones' do, tokens drawn uniformly.
@@ -167,6 +170,7 @@ def synthetic(
         shapes: a valid shape for each input; the first dim is the batch.
         mean: of the floats, one number or one a channel.
         std: their standard deviation, likewise.
+        span: the least and the largest float; what is beyond is moved there, as overexposed pixels are.
         total: samples wanted.
 
     Raises:
@@ -183,7 +187,7 @@ def synthetic(
         if shape:
             batch = samples.batch(value) or 1
             shape = (max(2, -(-total // batch)) * batch, *shape[1:])
-        arrays[value.name] = _made_up(graph, value, shape, rng, mean, std)
+        arrays[value.name] = _made_up(graph, value, shape, rng, mean, std, span)
     return arrays
 
 
@@ -201,6 +205,7 @@ def _made_up(
     rng: np.random.Generator,
     mean: Sequence[float],
     std: Sequence[float],
+    span: tuple[float, float],
 ) -> Array:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if dtype.kind in "iub":
@@ -211,11 +216,9 @@ def _made_up(
     if len(shape) == 4:
         noise = pink(noise, (1, 2) if last else (2, 3))
     channels = -1 if last else 1
-    return np.asarray(
-        noise * _along(std, shape, channels, "std", value.name)
-        + _along(mean, shape, channels, "mean", value.name),
-        dtype,
-    )
+    scaled = noise * _along(std, shape, channels, "std", value.name)
+    moved = scaled + _along(mean, shape, channels, "mean", value.name)
+    return np.asarray(np.clip(moved, *span), dtype)
 
 
 def pink(noise: Array, dims: tuple[int, int], alpha: float = _ALPHA) -> Array:

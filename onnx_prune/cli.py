@@ -52,6 +52,7 @@ def main(ctx: click.Context, /, **given: Any) -> None:
         recover=given["recover"],
         input_mean=given["input_mean"],
         input_std=given["input_std"],
+        input_range=given["input_range"],
         memory=given["memory"],
         drift_data=_path(given["drift_data"]),
         threads=given["threads"],

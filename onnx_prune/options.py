@@ -230,6 +230,14 @@ PARAMS: list[click.Parameter] = [
         help="Standard deviation of synthetic inputs, likewise; 1 unless given.",
     ),
     Option(
+        ["--input-range"],
+        section=_DATA,
+        type=Numbers(),
+        metavar="LOW,HIGH",
+        default=(float("-inf"), float("inf")),
+        help="Least and largest value of synthetic inputs: what black and white are to the model.",
+    ),
+    Option(
         ["--memory"],
         section=_DATA,
         type=Bytes(),
@@ -313,7 +321,7 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
                 raise click.UsageError(
                     f"{names[one]} {why}, so {names[other]} has no use; leave one of them out"
                 )
-    for name in ("input_mean", "input_std"):
+    for name in ("input_mean", "input_std", "input_range"):
         if name in names and given["data"] != "synthetic":
             raise click.UsageError(f"{names[name]} describes synthetic inputs; give --data synthetic with it")
     for name in ("source", "scores", "data", "drift_data", "apply_plan"):

@@ -5,6 +5,7 @@ Nothing heavy is imported here: `onnx-prune --help` reads this file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -139,6 +140,7 @@ class Settings:
         recover: how accuracy is given back: "lstsq", "bias", "bn" or "none"; None is "lstsq" with data.
         input_mean: mean of synthetic inputs, one number or one a channel.
         input_std: their standard deviation, likewise.
+        input_range: the least and the largest value of synthetic inputs.
         memory: bytes that statistics and intermediate values may take.
         drift_data: a .npz file with an array for each input, stacked on the batch axis.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
@@ -159,6 +161,7 @@ class Settings:
     recover: Literal["lstsq", "bias", "bn", "none"] | None = None
     input_mean: tuple[float, ...] = (0.0,)
     input_std: tuple[float, ...] = (1.0,)
+    input_range: tuple[float, float] = (-math.inf, math.inf)
     memory: int = 4 * 10**9
     drift_data: Path | None = None
     threads: int = 0
@@ -176,6 +179,8 @@ class Settings:
             raise InputError(f"{which} looks at what layers read: give --data FILE, or --data synthetic")
         if self.memory < 1:
             raise InputError(f"memory {self.memory} is below 1: give bytes, as in 4GB")
+        if len(self.input_range) != 2 or self.input_range[0] >= self.input_range[1]:
+            raise InputError("input-range has to be two numbers, the smaller one first, as in 0,1")
         if min(self.input_std) <= 0:
             raise InputError("input-std has to be above 0: it is the spread of the inputs' values")
         if self.threads < 0:

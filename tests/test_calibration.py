@@ -150,6 +150,11 @@ def test_synthetic_images_look_natural() -> None:
     )
 
 
+def test_synthetic_images_stay_in_their_range() -> None:
+    x = stacked(load("synthetic", images(), {"x": (2, 3, 16, 16)}, span=(-0.5, 1.0)))
+    assert (x.min(), x.max()) == (-0.5, 1.0)
+
+
 def test_synthetic_images_with_channels_last_and_a_fixed_batch() -> None:
     found = load("synthetic", graph(x=[4, 16, 16, 3]), {"x": (4, 16, 16, 3)}, mean=(5, 0, -5))
     assert [feed["x"].shape for feed in found.feeds] == [(4, 16, 16, 3)] * 32

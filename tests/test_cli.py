@@ -105,13 +105,14 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
 def test_calibration_options_arrive(fake: Fake) -> None:
     options = "--data s.npz --recover bias --criterion wanda --memory 2.5GB --target size=3MB"
     assert run("in.onnx", "out.onnx", *options.split()).exit_code == 0
-    made_up = "--data synthetic --input-mean 0.4,0.5,0.6 --input-std 0.2 --memory 1GiB"
+    made_up = "--data synthetic --input-mean 0.4,0.5,0.6 --input-std 0.2 --input-range 0,1 --memory 1GiB"
     assert run("in.onnx", "out.onnx", *made_up.split()).exit_code == 0
     first, second = (call["settings"] for call in fake.calls)
     assert first.budget.target is not None
     assert (first.budget.target.kind, first.budget.target.amount) == ("size", 3e6)
     assert (first.data, first.recovery, first.ranking, first.memory) == ("s.npz", "bias", "wanda", 2.5e9)
     assert (second.data, second.recovery, second.ranking) == ("synthetic", "lstsq", "obs")
+    assert second.input_range == (0, 1)
     assert (second.input_mean, second.input_std, second.memory) == ((0.4, 0.5, 0.6), (0.2,), 2**30)
 
 
@@ -181,6 +182,10 @@ def test_calibration_options_arrive(fake: Fake) -> None:
         (
             "in.onnx o.onnx --data synthetic --input-std 0",
             "input-std has to be above 0: it is the spread of the inputs' values",
+        ),
+        (
+            "in.onnx o.onnx --data synthetic --input-range 1,0",
+            "input-range has to be two numbers, the smaller one first, as in 0,1",
         ),
         ("in.onnx o.onnx --data s.npz --memory lots", "--memory: 'lots' is not a size, as in 4GB" + HINT),
         ("in.onnx o.onnx --data s.npz --memory 0", "memory 0 is below 1: give bytes, as in 4GB"),
