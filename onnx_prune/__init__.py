@@ -62,6 +62,7 @@ def prune(
     input_range: tuple[float, float] = (float("-inf"), float("inf")),
     memory: int = 4 * 10**9,
     drift_data: str | Path | None = None,
+    evaluate: str | Path | None = None,
     threads: int = 0,
     strict: bool = False,
     external_data: Literal["auto", "always", "never"] = "auto",
@@ -99,6 +100,7 @@ def prune(
         input_range: their least and largest value: what black and white are to the model.
         memory: bytes that statistics and intermediate values may take.
         drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on.
+        evaluate: .npz with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
         strict: raise NothingToPrune where rounding moves the count of channels by over 10 %.
         external_data: whether the output keeps its weights in a file of their own.
@@ -161,6 +163,7 @@ def prune(
         input_range=input_range,
         memory=memory,
         drift_data=None if drift_data is None else Path(drift_data),
+        evaluate=None if evaluate is None else Path(evaluate),
         threads=threads,
         strict=strict,
         external_data=external_data,

@@ -55,6 +55,7 @@ def main(ctx: click.Context, /, **given: Any) -> None:
         input_range=given["input_range"],
         memory=given["memory"],
         drift_data=_path(given["drift_data"]),
+        evaluate=_path(given["evaluate"]),
         threads=given["threads"],
         strict=given["strict"],
         external_data=given["external_data"],

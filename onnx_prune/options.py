@@ -67,8 +67,8 @@ _ALONE = {
         "says what is cut",
     ),
     "scores": (("criterion",), "replaces the criterion"),
-    "no_validate": (("drift_data", "threads"), "runs nothing"),
-    "dry_run": (("save_plan", "recover", "drift_data", "threads"), "changes and writes nothing"),
+    "no_validate": (("drift_data", "evaluate", "threads"), "runs nothing"),
+    "dry_run": (("save_plan", "recover", "drift_data", "evaluate", "threads"), "changes and writes nothing"),
     "quiet": (("verbose",), "prints nothing"),
 }
 
@@ -258,6 +258,12 @@ PARAMS: list[click.Parameter] = [
         help="Measure how far answers move on your inputs, an array for each input, rather than on noise.",
     ),
     Option(
+        ["--eval", "evaluate"],
+        section=_CHECK,
+        metavar="FILE.npz",
+        help="Count what a classifier gets right before and after, on your inputs and the array labels.",
+    ),
+    Option(
         ["--threads"],
         section=_CHECK,
         type=Number(int),
@@ -324,7 +330,7 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     for name in ("input_mean", "input_std", "input_range"):
         if name in names and given["data"] != "synthetic":
             raise click.UsageError(f"{names[name]} describes synthetic inputs; give --data synthetic with it")
-    for name in ("source", "scores", "data", "drift_data", "apply_plan"):
+    for name in ("source", "scores", "data", "drift_data", "evaluate", "apply_plan"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
     for name in ("output", "save_plan"):

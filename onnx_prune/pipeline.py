@@ -25,6 +25,7 @@ from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.evaluate import evaluate
 from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
@@ -32,6 +33,7 @@ from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
 from onnx_prune.recover import growth
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
+from onnx_prune.runtime import RunError
 from onnx_prune.settings import Budget, Settings, Target
 from onnx_prune.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
@@ -116,7 +118,7 @@ class _Run:
             coupling, choice.plan, sha256=sha256, criterion=criterion, ratio=settings.budget.ratio
         )
         proof, drift, latency, size, model = None, None, None, None, None
-        recovery, drift_cut = None, None
+        recovery, drift_cut, accuracy = None, None, None
         not_proved = "dry run" if self.dry_run else "--no-validate"
         if not self.dry_run:
             self._sign(draft.model, written)
@@ -133,11 +135,17 @@ class _Run:
                         coupling, model, settings, self.calibrator.data(coupling)
                     )
                 self.notes += notes
+            if settings.evaluate is not None and model is not None:
+                with self._stage("evaluating"):
+                    try:
+                        accuracy = evaluate(graph, model, settings.evaluate)
+                    except RunError as error:
+                        self.notes.append(f"top-1 was not counted: {error}")
             size = self._write(graph, draft, written)
             model = model or (draft.whole() if self.output is None else None)
         left = Graph(draft.model).params()
         report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
-        report = replace(report, recovery=recovery, drift_cut=drift_cut)
+        report = replace(report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy)
         return Result(model, written, report)
 
     @contextmanager

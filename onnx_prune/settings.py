@@ -143,6 +143,7 @@ class Settings:
         input_range: the least and the largest value of synthetic inputs.
         memory: bytes that statistics and intermediate values may take.
         drift_data: a .npz file with an array for each input, stacked on the batch axis.
+        evaluate: a .npz file with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
         strict: fail (exit code 4) if the channels removed differ from those asked by over 10 %.
         external_data: whether the output keeps weights in a file of their own.
@@ -164,6 +165,7 @@ class Settings:
     input_range: tuple[float, float] = (-math.inf, math.inf)
     memory: int = 4 * 10**9
     drift_data: Path | None = None
+    evaluate: Path | None = None
     threads: int = 0
     strict: bool = False
     external_data: Literal["auto", "always", "never"] = "auto"

@@ -270,6 +270,12 @@ class _Page:
             where = f"{some(drift.samples, 'sample')}, {drift.source}"
             yield self._item("·", f"drift from the unpruned model: {drift_in_words(drift)} ({where})")
 
+        accuracy = self.report.accuracy
+        if accuracy is not None:
+            before, after = share(accuracy.before, 1), share(accuracy.after, 1)
+            where = f"{some(accuracy.samples, 'sample')}, {accuracy.source}"
+            yield self._item("·", f"top-1: {before} before, {after} after ({where})")
+
     def _written(self) -> Table:
         report = self.report
         took = duration(1000 * sum(report.seconds.values())) if report.seconds else ""

@@ -93,6 +93,14 @@ def test_recovery_after_a_plan(tmp_path: Path) -> None:
     assert report.recovery is not None
 
 
+def test_top_1_is_counted(tmp_path: Path) -> None:
+    x = noise(8, 5)
+    np.savez(tmp_path / "labels.npz", x=x, labels=np.zeros(8, int))
+    accuracy = small(evaluate=tmp_path / "labels.npz").report.accuracy
+    assert accuracy is not None
+    assert accuracy.samples == 8
+
+
 def test_few_samples_are_remarked_upon() -> None:
     report = small(data=[{"x": noise(5, 5)}]).report
     assert "5 samples to calibrate on are few: from 64 on more is recovered" in report.notes

@@ -103,11 +103,12 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
 
 
 def test_calibration_options_arrive(fake: Fake) -> None:
-    options = "--data s.npz --recover bias --criterion wanda --memory 2.5GB --target size=3MB"
+    options = "--data s.npz --recover bias --criterion wanda --memory 2.5GB --target size=3MB --eval s.npz"
     assert run("in.onnx", "out.onnx", *options.split()).exit_code == 0
     made_up = "--data synthetic --input-mean 0.4,0.5,0.6 --input-std 0.2 --input-range 0,1 --memory 1GiB"
     assert run("in.onnx", "out.onnx", *made_up.split()).exit_code == 0
     first, second = (call["settings"] for call in fake.calls)
+    assert first.evaluate == Path("s.npz")
     assert first.budget.target is not None
     assert (first.budget.target.kind, first.budget.target.amount) == ("size", 3e6)
     assert (first.data, first.recovery, first.ranking, first.memory) == ("s.npz", "bias", "wanda", 2.5e9)

@@ -30,7 +30,7 @@ LAYERS = [
     {"cut", "calibration"},
     {"mask", "plan", "measure"},
     {"calibrated", "allocate"},
-    {"prove", "validate", "recover"},
+    {"prove", "validate", "recover", "evaluate"},
     {"report", "regained", "calibrate"},
     {"pipeline", "show", "explanation"},
     {"verbs"},

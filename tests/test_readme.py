@@ -58,6 +58,7 @@ def test_the_commands_and_the_snippets_run(
         shutil.copy(ROOT / "models" / "fmnist_resnet20.onnx", tmp_path / name)
     images = np.random.default_rng(0).standard_normal((4, 1, 28, 28), np.float32)
     np.savez(tmp_path / "feeds.npz", image=images)
+    np.savez(tmp_path / "labels.npz", image=images, labels=np.arange(4))
     monkeypatch.chdir(tmp_path)
     tasks = [command for command in commands() if command.startswith("onnx-prune ")]
     assert len(tasks) > 8

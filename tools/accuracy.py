@@ -70,7 +70,10 @@ class Task:
         if self.criterion not in CALIBRATED_NAMES and self.recover == "none":
             return options
         if not self.samples:
-            return options | {"data": _SYNTHETIC, "recover": self.recover}
+            with np.load(self.sample) as data:
+                black, white = ((level - data["mean"]) / data["std"] for level in (0.0, 1.0))
+            made_up = {"data": _SYNTHETIC, "input_range": (float(black), float(white))}
+            return options | made_up | {"recover": self.recover}
         pool = images(self.sample, "calibration")
         drawn = np.random.default_rng(self.seed).permutation(len(pool))[: self.samples]
         name = onnx.load(self.model).graph.input[0].name
