@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_prune import tensors
 from onnx_prune.axis import Atom, atoms
-from onnx_prune.choose import Choice, best, least_of, step_of, widths_of
+from onnx_prune.choose import Choice, best_of, least_of, step_of, widths_of
 from onnx_prune.cost import MACS, macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
@@ -193,12 +193,7 @@ def meet(
             f"--target {target} can't be met: {human(least)} of {human(original)} are left where every group "
             "is at its least; see what is held with --dry-run -v, or try --round-to 1"
         ) from None
-    plan = {}
-    for group in groups:
-        kept = counts[group.atom]
-        if kept < group.size:
-            plan[group.atom] = best(scores[group.atom], kept)
-    return Choice(plan, counts, tuple(groups))
+    return Choice(best_of(groups, scores, counts), counts, tuple(groups))
 
 
 class _Allocation:

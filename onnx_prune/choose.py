@@ -176,12 +176,12 @@ def choose(coupling: Coupling, scores: Scores, budget: Budget, groups: Sequence[
         asked[group.atom] = max(least_of(group, budget), asked[group.atom])
     counts = dict(asked)
     _round(coupling, counts, budget, {group.atom: least_of(group, budget) for group in groups})
-    plan = {}
-    for group in groups:
-        kept = counts[group.atom]
-        if kept < group.size:
-            plan[group.atom] = best(scores[group.atom], kept)
-    return Choice(plan, asked, tuple(groups))
+    return Choice(best_of(groups, scores, counts), asked, tuple(groups))
+
+
+def best_of(groups: Sequence[Group], scores: Scores, counts: Mapping[Atom, int]) -> dict[Atom, Mask]:
+    """The plan that keeps the highest scores of each group; groups that stay whole are left out."""
+    return {g.atom: best(scores[g.atom], counts[g.atom]) for g in groups if counts[g.atom] < g.size}
 
 
 def best(scores: NDArray[np.float64], count: int) -> Mask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,11 @@ class Frontier:
         feeds: sets of inputs.
         folder: where external data are.
         limit: bytes of values kept in memory; what is beyond goes to a file.
+        after: nodes that are run right after the node of that index; may be filled in as long as that has
+            not been run.
 
     Attributes:
-        nodes: the nodes in order; an entry of `after` is run right after the node of that index.
+        nodes: the nodes in order.
         index: for each tensor that a node computes from inputs the index of the node.
 
     Raises:
@@ -58,10 +60,11 @@ class Frontier:
         feeds: Sequence[Feeds],
         folder: Path | None = None,
         limit: int = 1 << 62,
+        after: Mapping[int, Sequence[onnx.NodeProto]] | None = None,
     ) -> None:
         self.model, self.folder, self.limit = model, folder, limit
         self.nodes = list(model.graph.node)
-        self.after: dict[int, list[onnx.NodeProto]] = {}
+        self._after = {} if after is None else after
         self.resident = 0
         self._at = 0
         stored = {tensor.name for tensor in model.graph.initializer}
@@ -105,7 +108,7 @@ class Frontier:
         places = [j for j in self._constant if j < start]
         nodes = []
         for j in (*places, *range(start, stop)):
-            nodes += [self.nodes[j], *self.after.get(j, ())]
+            nodes += [self.nodes[j], *self._after.get(j, ())]
         first = self._values[0]
         infos = [self._infos[name] for name in first if name in self._infos]
         infos += taps.described(first, [name for name in first if name not in self._infos])

@@ -18,6 +18,7 @@ from onnx_prune import criteria, files, plan, tensors
 from onnx_prune.allocate import meet
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
+from onnx_prune.biases import growth
 from onnx_prune.calibrate import Calibrator
 from onnx_prune.choose import Choice, Scores, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
@@ -31,7 +32,6 @@ from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
 from onnx_prune.plan import Plan
 from onnx_prune.prove import NotProved, Proof, prove
-from onnx_prune.recover import growth
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.runtime import RunError
 from onnx_prune.settings import Budget, Settings, Target

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_prune import tensors
 from onnx_prune.axis import atoms
+from onnx_prune.biases import Biases
 from onnx_prune.calibration import Calibration, count
 from onnx_prune.cost import MACS
 from onnx_prune.countdown import Countdown
@@ -26,7 +27,7 @@ from onnx_prune.frontier import Frontier, moving
 from onnx_prune.gram import Gram
 from onnx_prune.graph import Graph, Node
 from onnx_prune.kept import Plan, masks, slicer
-from onnx_prune.linear import Linear, linear
+from onnx_prune.linear import OPERATORS, Linear, linear
 from onnx_prune.measure import WIDEST, picked
 from onnx_prune.randomness import random_nodes
 from onnx_prune.refit import Fit, Kind, Rows, fit
@@ -35,7 +36,6 @@ from onnx_prune.runtime import RunError
 from onnx_prune.settings import Progress
 
 Array = NDArray[Any]
-_NODE = 128  # bytes of an Add and what declares it
 Method = Literal["lstsq", "bias", "bn"]
 
 
@@ -155,6 +155,7 @@ class _Pass:
         self.coupling, self.plan, self.small = coupling, plan, small
         self.calibration, self.method = calibration, method
         self.graph = Graph(small, coupling.graph.folder)
+        self.biases = Biases(self.graph)
         self.drifted = drifted(coupling, plan)
         self.tasks: dict[str, Linear | Node | Refit] = {}
         self.sums: dict[str, Residual] = {}
@@ -165,12 +166,14 @@ class _Pass:
         self.original = Frontier(coupling.graph.model, wanted, feeds, coupling.graph.folder, memory // 2)
         sources = list(map(_source, fitted.values()))
         others = [found.other for found in self.sums.values()]
-        self.pruned = Frontier(small, [*sources, *others], feeds, coupling.graph.folder, memory // 2)
+        self.pruned = Frontier(
+            small, [*sources, *others], feeds, coupling.graph.folder, memory // 2, self.biases.after
+        )
 
     def _find(self) -> None:
         """The layers behind a cut, and where their results are summed up."""
         original = moving(self.coupling.graph.model)
-        order = moving(self.small)
+        order, given = moving(self.small), {value.name for value in self.graph.inputs}
         for node in self.coupling.graph.nodes:
             name = next(filter(None, node.outputs), "")
             if name not in self.drifted or name not in original or name not in order:
@@ -182,9 +185,10 @@ class _Pass:
                 continue
             layer = linear(self.graph, mine)
             if layer is None or linear(self.coupling.graph, node) is None:
-                stored = [k for k in mine.inputs if k in self.graph.weights]
-                if mine.op in MACS and stored:
-                    self.tasks[name] = Refit(stored[0], "unchanged", f"{mine.op} can't be fitted")
+                still = [k for k in mine.inputs[1:] if k and k not in order and k not in given]
+                if mine.op in MACS and still:
+                    why = "its weight is computed" if mine.op in OPERATORS else f"{mine.op} can't be fitted"
+                    self.tasks[name] = Refit(still[0], "unchanged", why)
                 continue
             self.tasks[name] = layer
             found = residual(self.graph, name, partial(self._is_before, order, mine.index))
@@ -201,7 +205,7 @@ class _Pass:
         for name, task in self.tasks.items():
             layers.append(task if isinstance(task, Refit) else self._mend(name, task))
             ticks.step()
-        rearrange(Draft(self.small), before={}, after=self.pruned.after, dropped=set())
+        rearrange(Draft(self.small), before={}, after=self.biases.after, dropped=set())
         found = self.calibration
         return Recovery(self.method, tuple(layers), found.samples, found.source, found.synthetic)
 
@@ -216,14 +220,14 @@ class _Pass:
         train, held = self._sums(name, layer)
         weight = self.graph.array(layer.stored)
         matrix = layer.matrix(weight)
-        bias = self._bias(layer)
+        bias = self.biases.of(layer)
         found = fit(train, held, matrix, bias.reshape(matrix.shape[0], -1))
         why = "" if found.kind == "refitted" else self._why(found)
         if found.kind == "refitted":
             new = layer.fold(found.matrix, weight.shape).astype(weight.dtype)
             tensors.fill(self.graph.weights[layer.stored], np.ascontiguousarray(new))
         if found.kind != "unchanged":
-            self._write_bias(layer, found.bias.ravel())
+            self.biases.write(layer, found.bias.ravel())
         return Refit(layer.stored, found.kind, why, found.before, found.after, found.lam)
 
     def _why(self, found: Fit) -> str:
@@ -236,7 +240,7 @@ class _Pass:
         if len(self.graph.uses[layer.stored]) > 1 or layer.stored in self.graph.captured:
             return "its weight has other users"
         kind = tensors.dtype_of(self.graph.weights[layer.stored])
-        return "" if kind.kind == "f" else f"its weight is {kind.name}"
+        return self.biases.refusal(layer) if kind.kind == "f" else f"its weight is {kind.name}"
 
     def _sums(self, name: str, layer: Linear) -> tuple[Gram | Rows, Gram | Rows]:
         """Sums over what the layer reads now and what it should say, most samples and those held out."""
@@ -279,79 +283,6 @@ class _Pass:
         other = self.pruned.value(found.other, j)
         return found.undo(y.astype(np.float32) - other.astype(np.float32))
 
-    def _bias(self, layer: Linear) -> Array:
-        """What is added to the layer's product by its own bias operand, a number a result."""
-        results = layer.results_of(self.graph.dims(layer.stored))
-        name = _operand(layer.node, layer.bias)
-        if name not in self.graph.weights:
-            return np.zeros(results)
-        stored = self.graph.array(name).astype(np.float64)
-        return layer.scale * np.broadcast_to(stored.ravel(), results)
-
-    def _write_bias(self, layer: Linear, bias: Array) -> None:
-        """Give the layer this bias: in its own operand, in the constant added after it, or in a new node."""
-        node = self.small.graph.node[layer.node.index]
-        dtype = tensors.dtype_of(self.graph.weights[layer.stored])
-        if layer.bias is not None:
-            shaped = (bias / layer.scale).astype(dtype)
-            if layer.node.op == "Gemm":
-                shaped = layer.spread(shaped)
-            self._store(node, layer.bias, shaped, f"{layer.stored}.bias")
-            return
-        added = self._added(layer, bias.size)
-        if added is not None:
-            after, k = added
-            stored = self.graph.array(after.inputs[k])
-            sum_ = stored.astype(np.float64) + layer.spread(bias).reshape(stored.shape)
-            self._store(self.small.graph.node[after.index], k, sum_.astype(dtype), f"{layer.stored}.bias")
-            return
-        inner = self._fresh(f"{layer.result}.unbiased")
-        node.output[0] = inner
-        fresh = self._new(f"{layer.stored}.bias", layer.spread(bias).astype(dtype))
-        add = onnx.helper.make_node(
-            "Add", [inner, fresh], [layer.result], name=self._fresh(f"{layer.result}.Add")
-        )
-        self.pruned.after[layer.node.index] = [add]
-
-    def _added(self, layer: Linear, results: int) -> tuple[Node, int] | None:
-        """The Add of a constant to each result that follows, and which operand that is."""
-        uses = self.graph.uses.get(layer.result, ())
-        outputs = {value.name for value in self.graph.outputs}
-        if len(uses) != 1 or layer.result in outputs:
-            return None
-        node, k = self.graph.nodes[uses[0][0]], 1 - uses[0][1]
-        name = node.inputs[k] if node.op == "Add" else ""
-        if name not in self.graph.weights:
-            return None
-        dims = self.graph.dims(name)
-        tail = layer.spread(np.zeros(results)).shape
-        fits = dims[len(dims) - len(tail) :] == tail and np.prod(dims) == results
-        return (node, k) if fits else None
-
-    def _store(self, node: onnx.NodeProto, k: int, value: Array, name: str) -> None:
-        """Write a bias where it stands if nobody else reads it, and to a new initializer otherwise."""
-        mine = node.input[k] if k < len(node.input) else ""
-        alone = len(self.graph.uses.get(mine, ())) == 1 and mine not in self.graph.captured
-        if mine in self.graph.weights and alone and np.prod(self.graph.dims(mine)) == value.size:
-            value = value.reshape(self.graph.dims(mine))
-            tensors.fill(self.graph.weights[mine], np.ascontiguousarray(value))
-            return
-        while len(node.input) <= k:
-            node.input.append("")
-        node.input[k] = self._new(name, value)
-
-    def _new(self, name: str, value: Array) -> str:
-        name = self._fresh(name)
-        self.small.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def _fresh(self, name: str) -> str:
-        taken = {*self.graph.makers, *(t.name for t in self.small.graph.initializer)}
-        taken |= {value.name for value in self.small.graph.input}
-        while name in taken:
-            name += "_"
-        return name
-
     def _renormalise(self, node: Node) -> Refit:
         """Give a BatchNormalization the mean and variance of what it reads now."""
         names = node.inputs[3:5]
@@ -368,25 +299,5 @@ class _Pass:
         return Refit(node.inputs[1], "refitted")
 
 
-def growth(graph: Graph) -> tuple[int, int]:
-    """How many parameters and bytes recovery adds at most: biases where there are none.
-
-    Args:
-        graph: the original.
-    """
-    params = size = 0
-    for node in graph.nodes:
-        layer = linear(graph, node)
-        if layer is not None and _operand(node, layer.bias) not in graph.weights:
-            results = layer.results_of(graph.dims(layer.stored))
-            params += results
-            size += 8 * results + _NODE + 4 * len(layer.stored) + 6 * len(layer.result)
-    return params, size
-
-
 def _source(task: Linear | Node) -> str:
     return task.inputs[0] if isinstance(task, Node) else task.source
-
-
-def _operand(node: Node, k: int | None) -> str:
-    return node.inputs[k] if k is not None and k < len(node.inputs) else ""

@@ -21,7 +21,7 @@ LAYERS = [
     {"unify", "pattern", "tensors", "restate", "command", "working"},
     {"rules", "graph", "runtime", "options", "files"},
     {"shapes", "fold", "computed", "codes", "zeros", "linear", "taps"},
-    {"frontier", "residual"},
+    {"frontier", "residual", "biases"},
     {"coupling"},
     {"kept", "roles"},
     {"analyse"},

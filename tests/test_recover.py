@@ -294,6 +294,28 @@ def test_operators_that_can_not_be_fitted_are_told_of() -> None:
     assert of_layer(report) == Refit("w", "unchanged", "ConvTranspose can't be fitted")
 
 
+@pytest.mark.parametrize(
+    ("bias", "why"),
+    [
+        (["c = Gemm(x, v)", "y = Gemm(r, w, c)"], "its bias is computed at run time"),
+        (["y = Gemm(r, w, e)"], "its bias is no vector"),
+    ],
+)
+def test_a_bias_that_can_not_be_written(bias: list[str], why: str) -> None:
+    weights = ROWS | {"w": noise(8, 3), "v": noise(5, 3), "e": noise(4, 3)}
+    nodes = ["h = Gemm(x, w1, b1)", "r = Relu(h)", *bias]
+    model = build(nodes, weights, {"x": [4, 5]}, {"y": [4, 3]})
+    _, report, _ = recovered(model, (4, 5))
+    assert of_layer(report) == Refit("w", "unchanged", why)
+
+
+def test_a_computed_weight_is_told_of() -> None:
+    nodes = ["v = Neg(w)", "m = MatMul(r, v)", "y = Gemm(m, u, b)"]
+    _, report, _ = recovered(rows(*nodes, w=noise(8, 6), u=noise(6, 3), b=noise(3)), (30, 5))
+    assert report.layers[0] == Refit("v", "unchanged", "its weight is computed")
+    assert of_layer(report, "u").kind == "refitted"
+
+
 def test_biases_alone() -> None:
     model, shape = CASES["stride 2"][:2]
     small, report, found = recovered(model, shape, "bias")
