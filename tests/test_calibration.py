@@ -62,6 +62,13 @@ def test_sets_in_memory(tmp_path: Path) -> None:
     assert load([noise(2, 3), noise(2, 3)], graph(), SHAPES).samples == 4
 
 
+def test_a_batch_of_minus_one_is_any() -> None:
+    model = graph()
+    model.inputs[0].type.tensor_type.shape.dim[0].dim_value = -1
+    found = load([{"x": noise(2, 3)}] * 5, model, SHAPES)
+    assert [len(feed["x"]) for feed in found.feeds] == [2] * 5
+
+
 def test_a_fixed_batch_is_respected() -> None:
     found = load([{"x": noise(9, 3)}], graph(x=[4, 3]), SHAPES)
     assert [len(feed["x"]) for feed in found.feeds] == [4, 4]
