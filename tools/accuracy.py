@@ -1,7 +1,7 @@
 """Top-1 of the shipped Fashion-MNIST network by ratio, criterion, recovery and calibration data.
 
 python -m tools.accuracy [--ratio 0.3 --ratio 0.5] [--criterion l1 --criterion obs] [--recover none ...]
-                         [--samples 256 ...] [--draws 3] [--model in.onnx]
+                         [--target macs=0.5 ...] [--samples 256 ...] [--draws 3] [--model in.onnx]
 
 Calibration images are drawn from the sample's unlabelled part, another draw for each seed; labels only count
 what is right.  Each line has the mean, least and most of the draws, seconds and peak memory of one run, a
@@ -58,7 +58,7 @@ class Task:
 
     model: Path
     sample: Path
-    ratio: float
+    amount: float | str
     criterion: str
     recover: str
     samples: int
@@ -66,7 +66,8 @@ class Task:
 
     def options(self) -> dict[str, Any]:
         """What `prune` is told."""
-        options: dict[str, Any] = {"ratio": self.ratio, "criterion": self.criterion, "round_to": 1}
+        amount = "target" if isinstance(self.amount, str) else "ratio"
+        options: dict[str, Any] = {amount: self.amount, "criterion": self.criterion, "round_to": 1}
         if self.criterion not in CALIBRATED_NAMES and self.recover == "none":
             return options
         if not self.samples:
@@ -109,6 +110,7 @@ def run(task: Task) -> Outcome:
 @click.option("--model", type=Path, default=MODELS / "fmnist_resnet20.onnx")
 @click.option("--sample", type=Path, default=MODELS / "fmnist_sample.npz")
 @click.option("--ratio", "ratios", multiple=True, type=float, default=(0.3, 0.5))
+@click.option("--target", "targets", multiple=True, help="Shared out among the groups; instead of ratios.")
 @click.option("--criterion", "criteria", multiple=True, default=("l1", "obs"))
 @click.option("--recover", "recoveries", multiple=True, default=("none", "bias", "bn", "lstsq"))
 @click.option("--samples", "sizes", multiple=True, type=int, default=(256,), help="0 for synthetic images.")
@@ -117,6 +119,7 @@ def main(
     model: Path,
     sample: Path,
     ratios: tuple[float, ...],
+    targets: tuple[str, ...],
     criteria: tuple[str, ...],
     recoveries: tuple[str, ...],
     sizes: tuple[int, ...],
@@ -127,13 +130,13 @@ def main(
     if unknown:
         raise click.UsageError(f"unknown: {', '.join(sorted(unknown))}")
     print(f"{model.name}, dense: {top1(onnx.load(model), sample):.1%}\n")
-    print("| ratio | MACs | criterion | recovery | images | top-1 | least, most | s | CPU s | peak MB |")
+    print("| asked | MACs | criterion | recovery | images | top-1 | least, most | s | CPU s | peak MB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for ratio, criterion, recover, size in product(ratios, criteria, recoveries, sizes):
+        for amount, criterion, recover, size in product(targets or ratios, criteria, recoveries, sizes):
             blind = criterion not in CALIBRATED_NAMES and recover == "none"
             seeds = range(draws if size and not blind else 1)
-            tasks = [Task(model, sample, ratio, criterion, recover, size, seed) for seed in seeds]
+            tasks = [Task(model, sample, amount, criterion, recover, size, seed) for seed in seeds]
             found = list(pool.map(run, tasks))
             tops = [outcome.top1 for outcome in found]
             seconds, cpu, peak = (
@@ -143,7 +146,7 @@ def main(
             used = "-" if blind else size or _SYNTHETIC
             spread = f"{min(tops):.1%}, {max(tops):.1%}" if len(tops) > 1 else ""
             print(
-                f"| {ratio:g} | {found[0].macs:.1f}x | {criterion} | {recover} | {used} "
+                f"| {amount} | {found[0].macs:.2f}x | {criterion} | {recover} | {used} "
                 f"| {np.mean(tops):.1%} | {spread} | {seconds:.0f} | {cpu:.0f} | {peak:.0f} |",
                 flush=True,
             )
