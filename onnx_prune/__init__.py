@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,7 +49,8 @@ def prune(
     output: str | Path | None = None,
     *,
     ratio: float = 0.5,
-    criterion: str = "l1",
+    target: str | None = None,
+    criterion: str | None = None,
     scores: str | Path | Mapping[str, NDArray[Any]] | None = None,
     across: bool = False,
     layer_ratios: Mapping[str, float] | None = None,
@@ -60,7 +61,14 @@ def prune(
     mixed: bool = False,
     attention: Literal["auto", "heads", "dims", "both"] = "auto",
     validate: bool = True,
+    data: str | Path | Iterable[Mapping[str, NDArray[Any]]] | None = None,
+    recover: Literal["lstsq", "bias", "bn", "none"] | None = None,
+    input_mean: Sequence[float] = (0.0,),
+    input_std: Sequence[float] = (1.0,),
+    input_range: tuple[float, float] = (float("-inf"), float("inf")),
+    memory: int = 4 * 10**9,
     drift_data: str | Path | None = None,
+    evaluate: str | Path | None = None,
     threads: int = 0,
     strict: bool = False,
     external_data: Literal["auto", "always", "never"] = "auto",
@@ -74,8 +82,10 @@ def prune(
         model: a path, or a model in memory, which is left as it is.
         output: where to write the pruned model; None only returns it.
         ratio: fraction of channels removed in every group that can be cut, in [0, 1).
+        target: what is to be left of the whole model instead, such as "macs=0.5", "params=1.5M" or
+            "size=10MB"; groups lose more or less, as hurts least.
         criterion: how channels are ranked: "l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale" or
-            "random".
+            "random"; with data also "obs", "activation", "wanda" or "flap".  "obs" with data, else "l1".
         scores: your own scores instead, by weight name; shape (channels,), the highest stay.
         across: rank channels across groups, each group's scores divided by their mean.
         layer_ratios: other ratios for the groups that a glob over weight or node names matches.
@@ -87,8 +97,18 @@ def prune(
         attention: where an axis is heads times head size, remove "heads", "dims" or "both"; "auto" takes
             heads where whole ones come within 10 % of the ratio, otherwise what comes nearest.
         validate: prove the cut and run both models; False gives an unproved model.
+        data: unlabelled inputs to calibrate on: an .npz file with an array an input, stacked on the batch
+            axis, a folder of .npz or .npy files, sets of inputs in memory, or "synthetic".
+        recover: how accuracy is given back after the cut: "lstsq" fits every layer behind it to the original,
+            "bias" its bias alone, "bn" the statistics of BatchNormalization, "none" nothing.  "lstsq" with
+            data.
+        input_mean: mean of synthetic inputs, one number or one a channel.
+        input_std: their standard deviation, likewise.
+        input_range: their least and largest value: what black and white are to the model.
+        memory: bytes that statistics and intermediate values may take.
         drift_data: .npz with real inputs, stacked on the batch axis, to measure the drift on; the first
             of them serve the proof, too.
+        evaluate: .npz with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
         strict: raise NothingToPrune where rounding moves the count of channels by over 10 %.
         external_data: whether the output keeps its weights in a file of their own.
@@ -126,6 +146,7 @@ def prune(
     """
     from onnx_prune.pipeline import prune as run
     from onnx_prune.settings import Budget, Settings
+    from onnx_prune.settings import target as read_target
 
     settings = Settings(
         budget=Budget(
@@ -138,12 +159,20 @@ def prune(
             max_ratio=max_ratio,
             mixed=mixed,
             attention=attention,
+            target=None if target is None else read_target(target),
         ),
         criterion=criterion,
         scores=Path(scores) if isinstance(scores, str) else scores,
         apply_plan=None if apply_plan is None else Path(apply_plan),
         validate=validate,
+        data=data,
+        recover=recover,
+        input_mean=tuple(input_mean),
+        input_std=tuple(input_std),
+        input_range=input_range,
+        memory=memory,
         drift_data=None if drift_data is None else Path(drift_data),
+        evaluate=None if evaluate is None else Path(evaluate),
         threads=threads,
         strict=strict,
         external_data=external_data,

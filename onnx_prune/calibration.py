@@ -55,6 +55,7 @@ def load(
     *,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
+    span: tuple[float, float] = (-np.inf, np.inf),
 ) -> Calibration:
     """Calibration data in whatever form they are given.
 
@@ -65,13 +66,14 @@ def load(
         shapes: a valid shape for each input, for synthetic ones.
         mean: of synthetic inputs, one number or one a channel.
         std: their standard deviation, likewise.
+        span: the least and the largest value that they have.
 
     Raises:
         InputError: the data are not usable, or do not fit the model, or are fewer than two sets.
     """
     if data == SYNTHETIC:
         source = "synthetic inputs"
-        made = synthetic(graph, shapes, mean=mean, std=std)
+        made = synthetic(graph, shapes, mean=mean, std=std, span=span)
         feeds = _batches([(source, made)], graph.inputs, source)
     else:
         source = str(data) if isinstance(data, str | Path) else "data"
@@ -130,6 +132,8 @@ def _batches(
         raise InputError(f"{source}: no samples")
     named = [list(samples.named(arrays, inputs).values()) for _, arrays in pieces]
     kinds = [[array.shape[1:] for array in arrays] for arrays in named]
+    if all(_is_one_set(arrays, inputs) for arrays in named):
+        return [{v.name: a for v, a in zip(inputs, arrays, strict=True)} for arrays in named]
     if len(pieces) > 1 and all(kind == kinds[0] for kind in kinds) and all(a.ndim for a in named[0]):
         stacked = [np.concatenate(arrays) for arrays in zip(*named, strict=True)]
         pieces = [(source, {v.name: a for v, a in zip(inputs, stacked, strict=True)})]
@@ -140,12 +144,19 @@ def _batches(
     return feeds
 
 
+def _is_one_set(arrays: Sequence[Array], inputs: Sequence[onnx.ValueInfoProto]) -> bool:
+    """Whether the model takes the arrays at once, and not all of their first dims may count samples."""
+    fixed = [(samples.batch(v), len(a)) for v, a in zip(inputs, arrays, strict=True) if a.ndim]
+    return all(n in (0, m) for n, m in fixed) and any(n for n, _ in fixed)
+
+
 def synthetic(
     graph: Graph,
     shapes: Mapping[str, Shape],
     *,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
+    span: tuple[float, float] = (-np.inf, np.inf),
     total: int = SYNTHETIC_SAMPLES,
 ) -> dict[str, Array]:
     """Inputs made up: images whose spectrum falls off as natural ones' do, tokens drawn uniformly.
@@ -159,6 +170,7 @@ def synthetic(
         shapes: a valid shape for each input; the first dim is the batch.
         mean: of the floats, one number or one a channel.
         std: their standard deviation, likewise.
+        span: the least and the largest float; what is beyond is moved there, as overexposed pixels are.
         total: samples wanted.
 
     Raises:
@@ -175,7 +187,7 @@ def synthetic(
         if shape:
             batch = samples.batch(value) or 1
             shape = (max(2, -(-total // batch)) * batch, *shape[1:])
-        arrays[value.name] = _made_up(graph, value, shape, rng, mean, std)
+        arrays[value.name] = _made_up(graph, value, shape, rng, mean, std, span)
     return arrays
 
 
@@ -193,6 +205,7 @@ def _made_up(
     rng: np.random.Generator,
     mean: Sequence[float],
     std: Sequence[float],
+    span: tuple[float, float],
 ) -> Array:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if dtype.kind in "iub":
@@ -203,11 +216,9 @@ def _made_up(
     if len(shape) == 4:
         noise = pink(noise, (1, 2) if last else (2, 3))
     channels = -1 if last else 1
-    return np.asarray(
-        noise * _along(std, shape, channels, "std", value.name)
-        + _along(mean, shape, channels, "mean", value.name),
-        dtype,
-    )
+    scaled = noise * _along(std, shape, channels, "std", value.name)
+    moved = scaled + _along(mean, shape, channels, "mean", value.name)
+    return np.asarray(np.clip(moved, *span), dtype)
 
 
 def pink(noise: Array, dims: tuple[int, int], alpha: float = _ALPHA) -> Array:

@@ -47,7 +47,7 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
         and g.atom not in barred
         and not matches(coupling, g, budget.ignore)
     ]
-    rivals, widths = _rivals(coupling, budget), _widths(coupling)
+    rivals, widths = _rivals(coupling, budget), widths_of(coupling)
     members = {g.atom: len(g.members) for g in free}
 
     def rank(group: Group) -> tuple[int, float, int, int]:
@@ -78,7 +78,7 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
     return [g for g in free if g.atom in chosen]
 
 
-def _widths(coupling: Coupling) -> dict[Atom, set[int]]:
+def widths_of(coupling: Coupling) -> dict[Atom, set[int]]:
     """For each atom the sizes of the products on axes of weights that it is a factor of."""
     widths: dict[Atom, set[int]] = {}
     for name, dims in coupling.axes.items():
@@ -93,7 +93,7 @@ def _rounded(group: Group, ratio: float, width: int, budget: Budget) -> int:
     """How many channels stay of one factor of an axis of `width`, which is rounded as a whole."""
     asked = group.size - floor(ratio * group.size + _EPSILON)
     widths = {k: k * width // group.size for k in range(1, group.size + 1)}
-    step = _step(width, widths.values(), budget)
+    step = step_of(width, widths.values(), budget)
     fits = [k for k, n in widths.items() if n % step == 0 or n == width]
     return min(fits, key=lambda k: (abs(k - asked), -k))
 
@@ -183,20 +183,29 @@ def choose(coupling: Coupling, scores: Scores, budget: Budget, groups: Sequence[
     for group in groups:
         if group.atom not in asked or any(matches(coupling, group, [g]) for g, _ in budget.layer_ratios):
             asked[group.atom] = group.size - floor(ratio_of(coupling, group, budget) * group.size + _EPSILON)
-        asked[group.atom] = max(_least(group, budget), asked[group.atom])
+        asked[group.atom] = max(least_of(group, budget), asked[group.atom])
     counts = dict(asked)
-    _round(coupling, counts, budget, {group.atom: _least(group, budget) for group in groups})
-    plan = {}
-    for group in groups:
-        kept = counts[group.atom]
-        if kept < group.size:
-            mask = np.zeros(group.size, np.bool_)
-            mask[np.argsort(-scores[group.atom], kind="stable")[:kept]] = True
-            plan[group.atom] = mask
-    return Choice(plan, asked, tuple(groups))
+    _round(coupling, counts, budget, {group.atom: least_of(group, budget) for group in groups})
+    return Choice(best_of(groups, scores, counts), asked, tuple(groups))
 
 
-def _least(group: Group, budget: Budget) -> int:
+def best_of(groups: Sequence[Group], scores: Scores, counts: Mapping[Atom, int]) -> dict[Atom, Mask]:
+    """The plan that keeps the highest scores of each group; groups that stay whole are left out."""
+    return {g.atom: best(scores[g.atom], counts[g.atom]) for g in groups if counts[g.atom] < g.size}
+
+
+def best(scores: NDArray[np.float64], count: int) -> Mask:
+    """The channels with the highest scores.
+
+    >>> best(np.array([1.0, 3.0, 3.0, 2.0]), 2)
+    array([False,  True,  True, False])
+    """
+    mask = np.zeros(len(scores), np.bool_)
+    mask[np.argsort(-scores, kind="stable")[:count]] = True
+    return mask
+
+
+def least_of(group: Group, budget: Budget) -> int:
     """The fewest channels that a group may keep."""
     by_ratio = group.size - floor(budget.max_ratio * group.size + _EPSILON)
     return min(group.size, max(1, budget.min_channels, by_ratio))
@@ -212,7 +221,7 @@ def _global_counts(groups: Sequence[Group], scores: Scores, budget: Budget) -> d
     left = floor(budget.ratio * len(order) + _EPSILON)
     for _, rank, _ in sorted(order):
         group = groups[rank]
-        if left and counts[group.atom] > _least(group, budget):
+        if left and counts[group.atom] > least_of(group, budget):
             counts[group.atom] -= 1
             left -= 1
     return counts
@@ -253,7 +262,7 @@ def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget, least: M
             for j, atom in enumerate(free)
             for k in range(least[atom], atom.size + 1)
         }
-        step = _step(whole, moves.values(), budget)
+        step = step_of(whole, moves.values(), budget)
         nearest = [
             (abs(new - width), -new, abs(k - counts[free[j]]), j, k)
             for (j, k), new in moves.items()
@@ -264,7 +273,7 @@ def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget, least: M
             counts[free[j]] = k
 
 
-def _step(whole: int, widths: Collection[int], budget: Budget) -> int:
+def step_of(whole: int, widths: Collection[int], budget: Budget) -> int:
     """The multiple that an axis is rounded to, of those that leave it a choice.
 
     13 groups of 8 channels meet no multiple of 16 by channels per group, but one of 4: "auto" is

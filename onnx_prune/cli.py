@@ -15,7 +15,7 @@ from onnx_prune import options_sparse
 from onnx_prune.command import HELP_OPTIONS, printing
 from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, given_names
 from onnx_prune.program import Program, Source
-from onnx_prune.settings import Budget, Settings
+from onnx_prune.settings import Budget, Settings, target
 from onnx_prune.working import working
 
 if TYPE_CHECKING:
@@ -43,12 +43,23 @@ def main(ctx: click.Context, /, **given: Any) -> None:
         _sparsify(ctx, given)
         return
     settings = Settings(
-        budget=Budget(**{name: given[name] for name in _BUDGET}, layer_ratios=tuple(given["layer_ratios"])),
+        budget=Budget(
+            **{name: given[name] for name in _BUDGET},
+            layer_ratios=tuple(given["layer_ratios"]),
+            target=None if given["target"] is None else target(given["target"]),
+        ),
         criterion=given["criterion"],
         scores=_path(given["scores"]),
         apply_plan=_path(given["apply_plan"]),
         validate=not given["no_validate"],
+        data=given["data"],
+        recover=given["recover"],
+        input_mean=given["input_mean"],
+        input_std=given["input_std"],
+        input_range=given["input_range"],
+        memory=given["memory"],
         drift_data=_path(given["drift_data"]),
+        evaluate=_path(given["evaluate"]),
         threads=given["threads"],
         strict=given["strict"],
         external_data=given["external_data"],

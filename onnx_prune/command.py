@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -199,3 +200,33 @@ def _cannot_print(error: OSError) -> NoReturn:
     if error.errno == errno.EPIPE:  # as click and rich do
         sys.exit(_CLOSED)
     _fail(f"error: cannot print the report: {error.strerror}", _USAGE)
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """The numbers; a tuple is left as it is."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{plain(value)!r} is not a number, or several as in 0.5,0.4,0.4", param, ctx)
+
+
+class Bytes(click.ParamType[int]):
+    """A size with its unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes."""
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", str(value))
+        if found is None:
+            self.fail(f"{plain(value)!r} is not a size, as in 4GB", param, ctx)
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))

@@ -137,11 +137,11 @@ def total_macs(graph: Graph, shapes: Shapes) -> int:
 
     Both branches of an If count, and the body of a loop as often as sizes tell that it runs, else once.
     """
-    times = _times(graph, shapes)
+    times = repeats(graph, shapes)
     return sum(macs(node, shapes) * times[node.place.path] for node in graph.nodes)
 
 
-def _times(graph: Graph, shapes: Shapes) -> dict[Path, int]:
+def repeats(graph: Graph, shapes: Shapes) -> dict[Path, int]:
     """How often each body runs."""
     steps: dict[Path, int] = {}
     for node in graph.nodes:
@@ -183,7 +183,7 @@ def _differences(
     """For each atom the cost at one count of it less that at another, all else being kept as in `base`."""
     graph = coupling.graph
     free = {group.atom for group in coupling.groups}
-    times = _times(graph, shapes)
+    times = repeats(graph, shapes)
     busy = [node for node in graph.nodes if node.op in MACS]
     counted = graph.weights.keys() | {name for node in busy for name in (*node.inputs, *node.outputs)}
     carriers: dict[Atom, set[str]] = {}

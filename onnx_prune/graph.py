@@ -112,6 +112,10 @@ class Graph:
         count = product(tensor.dims)
         return 0 if tensor.data_type in _NOT_PARAMETERS or count == 1 else count
 
+    def is_parameter(self, name: str) -> bool:
+        """Whether a weight counts as parameters: shape constants, index tables and single numbers do not."""
+        return self.elements(name) > 0
+
     def dims(self, name: str) -> tuple[int, ...]:
         """Shape of a weight."""
         return tuple(self.weights[name].dims)

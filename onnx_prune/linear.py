@@ -87,6 +87,14 @@ class Linear(ABC):
     def columns(self, dim: int, shape: Shape) -> Array:
         """For each column of the matrices the position on dim `dim` of a weight of this shape."""
 
+    @abstractmethod
+    def inner(self, shape: Shape) -> int:
+        """The dim of a weight of this shape that carries the channels which are summed over."""
+
+    @abstractmethod
+    def results_of(self, shape: Shape) -> int:
+        """How many results a row has, all groups together, for a weight of this shape."""
+
     @property
     def scale(self) -> float:
         """What the operator multiplies its bias with."""
@@ -173,6 +181,14 @@ class Convolution(Linear):
         grid = np.indices(shape[1:])[dim - 1]
         return np.asarray(grid.ravel())
 
+    def inner(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return 1
+
+    def results_of(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return shape[0]
+
 
 def _at_places(array: Array, rank: int, pick: Array | None) -> Array:
     """What stands at each place (n, *space) of (n, channels, *space, *rest): (places, channels, *rest)."""
@@ -237,6 +253,14 @@ class Product(Linear):
     def columns(self, dim: int, shape: Shape) -> Array:
         """See `Linear`."""
         return np.arange(shape[dim])
+
+    def inner(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return len(shape) - (2 if self.weight_turned else 1)
+
+    def results_of(self, shape: Shape) -> int:
+        """See `Linear`."""
+        return shape[-1] if self.weight_turned else shape[-2]
 
     def spread(self, bias: Array) -> Array:
         """See `Linear`."""
@@ -305,10 +329,14 @@ OPERATORS: Collection[str] = _READERS.keys()
 def linear(graph: Graph, node: Node) -> Linear | None:
     """The node as a matrix product, None where it is none, or both or none of its factors are constant.
 
+    Nor are nodes inside of bodies: what they read is not seen from outside.
+
     Args:
         graph: the node's graph.
         node: the node.
     """
+    if node.inner:
+        return None
     places, reader = _READERS.get(node.op, ((), _conv))
     constant = [k for k in places if node.inputs[k] in graph.weights]
     if len(constant) != 1 or node.inputs[1 - constant[0]] in graph.weights:

@@ -11,10 +11,10 @@ import click
 from click.core import ParameterSource
 
 from onnx_prune import options_sparse
-from onnx_prune.command import PROGRAM, Choice, Number, Option
+from onnx_prune.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
 from onnx_prune.errors import InputError
 from onnx_prune.paths import require_file, require_place
-from onnx_prune.settings import ATTENTION, CRITERIA_NAMES
+from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 from onnx_prune.sparsity import SPARSE_CRITERIA
 from onnx_prune.words import plain
 
@@ -36,6 +36,8 @@ Examples:
       remove more from the last stage
   onnx-prune in.onnx out.onnx --ignore '*head*'
       leave some layers whole
+  onnx-prune in.onnx out.onnx --data feeds.npz
+      choose by unlabelled inputs, and fit what is left to the original
   onnx-prune in.onnx out.onnx --save-plan plan.json
   onnx-prune other.onnx out2.onnx --apply-plan plan.json
       keep what was decided, and do it again on another export
@@ -52,14 +54,16 @@ Exit codes:
 
 _REMOVE = "What to remove"
 _STAYS = "What stays"
+_DATA = "Calibration and recovery"
 _CHECK = "How it is checked"
 _OUTPUT = "Output"
 _HELP = "Help"
 
 _ALONE = {
+    "target": (("ratio", "across", "layer_ratios", "strict"), "says how much is left"),
     "apply_plan": (
         (
-            *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention"),
+            *("ratio", "target", "across", "criterion", "scores", "layer_ratios", "mixed", "attention"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict"),
         ),
         "says what is cut",
@@ -73,12 +77,12 @@ _ALONE = {
         (
             *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention", "apply_plan"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict", "unstructured", "apply_mask"),
-            "rounds",
+            *("rounds", "target", "data", "recover"),
         ),
         "removes what says nothing, and nothing else",
     ),
-    "no_validate": (("drift_data", "threads"), "runs nothing"),
-    "dry_run": (("save_plan", "drift_data", "threads"), "runs and writes nothing"),
+    "no_validate": (("drift_data", "evaluate", "threads"), "runs nothing"),
+    "dry_run": (("save_plan", "recover", "drift_data", "evaluate", "threads"), "changes and writes nothing"),
     "quiet": (("verbose",), "prints nothing"),
 }
 
@@ -122,6 +126,13 @@ PARAMS: list[click.Parameter] = [
         help="Remove this fraction of the channels of every group; 0.5 unless given.",
     ),
     Option(
+        ["--target"],
+        section=_REMOVE,
+        metavar="WHAT=LEFT",
+        help="Leave this much of the whole model instead, a fraction or a number: macs=0.5, params=1.5M or "
+        "size=10MB. Groups lose more or less, as hurts least.",
+    ),
+    Option(
         ["--global", "across"],
         section=_REMOVE,
         is_flag=True,
@@ -130,10 +141,10 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--criterion"],
         section=_REMOVE,
-        type=Choice(*dict.fromkeys((*CRITERIA_NAMES, *SPARSE_CRITERIA))),
+        type=Choice(*dict.fromkeys((*CRITERIA_NAMES, *CALIBRATED_NAMES, *SPARSE_CRITERIA))),
         metavar="NAME",
-        default="l1",
-        help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; l1 unless given.",
+        help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; with --data also "
+        f"{', '.join(CALIBRATED_NAMES)}. obs with --data, otherwise l1.",
     ),
     Option(
         ["--scores"],
@@ -217,6 +228,53 @@ PARAMS: list[click.Parameter] = [
     ),
     *options_sparse.PARAMS,
     Option(
+        ["--data"],
+        section=_DATA,
+        metavar="WHERE",
+        help="Unlabelled inputs to choose channels by and to recover accuracy with: a .npz file (an array "
+        "for each input, stacked on the batch axis), a folder of .npz or .npy files, or synthetic.",
+    ),
+    Option(
+        ["--recover"],
+        section=_DATA,
+        type=Choice(*RECOVERIES),
+        metavar="HOW",
+        help="Give accuracy back after the cut: lstsq fits every layer behind it to the original, bias its "
+        "bias alone, bn the statistics of BatchNormalization, none. lstsq with --data.",
+    ),
+    Option(
+        ["--input-mean"],
+        section=_DATA,
+        type=Numbers(),
+        metavar="M,...",
+        default=(0.0,),
+        help="Mean of synthetic inputs, one number or one for each channel; 0 unless given.",
+    ),
+    Option(
+        ["--input-std"],
+        section=_DATA,
+        type=Numbers(),
+        metavar="S,...",
+        default=(1.0,),
+        help="Standard deviation of synthetic inputs, likewise; 1 unless given.",
+    ),
+    Option(
+        ["--input-range"],
+        section=_DATA,
+        type=Numbers(),
+        metavar="LOW,HIGH",
+        default=(float("-inf"), float("inf")),
+        help="Least and largest value of synthetic inputs: what black and white are to the model.",
+    ),
+    Option(
+        ["--memory"],
+        section=_DATA,
+        type=Bytes(),
+        metavar="SIZE",
+        default="4GB",
+        help="Keep statistics and intermediate values of calibration within this; 4GB unless given.",
+    ),
+    Option(
         ["--no-validate"],
         section=_CHECK,
         is_flag=True,
@@ -227,6 +285,12 @@ PARAMS: list[click.Parameter] = [
         section=_CHECK,
         metavar="FILE.npz",
         help="Prove on your inputs, too, and measure drift on them rather than on noise; an array an input.",
+    ),
+    Option(
+        ["--eval", "evaluate"],
+        section=_CHECK,
+        metavar="FILE.npz",
+        help="Count what a classifier gets right before and after, on your inputs and the array labels.",
     ),
     Option(
         ["--threads"],
@@ -293,8 +357,11 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
                 raise click.UsageError(
                     f"{names[one]} {why}, so {names[other]} has no use; leave one of them out"
                 )
-    for name in ("source", "scores", "drift_data", "apply_plan"):
-        if given[name] is not None:
+    for name in ("input_mean", "input_std", "input_range"):
+        if name in names and given["data"] != "synthetic":
+            raise click.UsageError(f"{names[name]} describes synthetic inputs; give --data synthetic with it")
+    for name in ("source", "scores", "data", "drift_data", "evaluate", "apply_plan"):
+        if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
     for name in ("output", "save_plan"):
         if given[name] is not None:

@@ -15,10 +15,11 @@ from onnx_prune.sparsity import ENDS, SPARSE_CRITERIA, Sparsity
 from onnx_prune.words import plain
 
 SECTION = "Single weights instead of channels"
-_OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot", "data")
+_OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot")
 _CHANNELS = (
     *("mixed", "attention", "round_to", "min_channels", "max_ratio", "strict"),
-    *("apply_plan", "save_plan", "threads"),
+    *("apply_plan", "save_plan", "threads", "target", "recover", "evaluate"),
+    *("input_mean", "input_std", "input_range", "memory"),
 )
 _CHOOSING = (
     *("ratio", "across", "criterion", "scores", "layer_ratios", "ignore"),
@@ -40,12 +41,6 @@ PARAMS: list[click.Parameter] = [
         default="unstructured",
         help="Zero N of M weights along what is summed over (2:4), blocks (block:4x1) or whole filters, "
         "which stay in place (channel).",
-    ),
-    Option(
-        ["--data"],
-        section=SECTION,
-        metavar="FILE.npz",
-        help="Inputs, an array for each, for --criterion wanda, ria and sparsegpt; no labels.",
     ),
     Option(
         ["--spare"],
@@ -153,7 +148,7 @@ def check(names: Mapping[str, str], given: Mapping[str, Any]) -> None:
                 raise click.UsageError(f"{names[name]} {why}")
     if given["plot"] is not None and Path(given["plot"]).suffix.lower() not in (".svg", ".png"):
         raise click.UsageError(f"--plot {plain(given['plot'])!r} is neither .svg nor .png")
-    for name in ("apply_mask", "parent_mask", "data"):
+    for name in ("apply_mask", "parent_mask"):
         if given[name] is not None:
             require_file(Path(given[name]))
     for name in ("save_mask", "plot"):
@@ -186,7 +181,7 @@ def sparsity(names: Mapping[str, str], given: Mapping[str, Any]) -> Sparsity:
         seed=given["seed"],
         apply_mask=path("apply_mask"),
         parent_mask=path("parent_mask"),
-        data=path("data"),
+        data=given["data"],
         validate=not given["no_validate"],
         drift_data=path("drift_data"),
         external_data=given["external_data"],

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,15 +15,19 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import criteria, files, plan, samples, stages
+from onnx_prune.allocate import meet
 from onnx_prune.analyse import couple
 from onnx_prune.axis import Atom
+from onnx_prune.biases import growth
 from onnx_prune.blame import fault
-from onnx_prune.choose import Choice, candidates, choose, matches, require_matches
+from onnx_prune.calibrate import Calibrator
+from onnx_prune.choose import Choice, Scores, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune, PruneError
+from onnx_prune.evaluate import evaluate
 from onnx_prune.follow import CannotRestate
 from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
@@ -31,13 +35,15 @@ from onnx_prune.memory import require_fits
 from onnx_prune.plan import Plan
 from onnx_prune.prove import Proof, or_refused, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
-from onnx_prune.settings import Budget, Settings
+from onnx_prune.runtime import RunError
+from onnx_prune.settings import Budget, Settings, Target
 from onnx_prune.shapes import at_batch_one
 from onnx_prune.sign import sign
 from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1
 _PROVED_ON = 4  # of the user's batches
+_RECORD = 512  # bytes of the metadata that say how the model was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,9 @@ class _Run:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.calibrator = Calibrator(self.settings, self.notes)
+
     def run(self) -> Result:
         settings = self.settings
         with self._stage("loading"):
@@ -125,16 +134,34 @@ class _Run:
             coupling, choice.plan, sha256=sha256, criterion=criterion, ratio=settings.budget.ratio
         )
         proof, drift, latency, size, model = None, None, None, None, None
+        recovery, drift_cut, accuracy = None, None, None
         not_proved = "dry run" if self.dry_run else "--no-validate"
         if not self.dry_run:
             self._sign(draft.model, written)
             if settings.validate:
                 model = draft.whole()
-                proof, drift, latency = self._validate(coupling, choice, model)
+                proof = self._prove(coupling, choice, model)
+            if settings.recovery != "none":
+                model = model or draft.whole()
+                with self._stage("recovering"):
+                    drift_cut, recovery = self.calibrator.recover(coupling, choice.plan, model)
+            if settings.validate and model is not None:
+                with self._stage("measuring"):
+                    drift, latency, notes = validate(
+                        coupling, model, settings, self.calibrator.data(coupling)
+                    )
+                self.notes += notes
+            if settings.evaluate is not None and model is not None:
+                with self._stage("evaluating"):
+                    try:
+                        accuracy = evaluate(graph, model, settings.evaluate)
+                    except RunError as error:
+                        self.notes.append(f"top-1 was not counted: {error}")
             size = self._write(graph, draft, written)
             model = model or (draft.whole() if self.output is None else None)
         left = Graph(draft.model).params()
         report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
+        report = replace(report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy)
         return Result(model, written, report)
 
     @contextmanager
@@ -156,7 +183,10 @@ class _Run:
             else:
                 groups = tuple(candidates(coupling, settings.budget, barred))
                 scores, criterion = self._scores(coupling, groups)
-                choice = choose(coupling, scores, settings.budget, groups)
+                if settings.budget.target is None:
+                    choice = choose(coupling, scores, settings.budget, groups)
+                else:
+                    choice = self._meet(coupling, groups, scores, settings.budget.target)
         if not choice.plan:
             raise NothingToPrune(_nothing(coupling, groups, settings))
         off = abs(choice.removed - choice.asked_removed)
@@ -167,14 +197,34 @@ class _Run:
             )
         return choice, criterion
 
+    def _meet(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores, target: Target) -> Choice:
+        graph = coupling.graph
+        shapes = at_batch_one(graph, coupling.shapes, coupling.probe).known
+        more = growth(graph) if self.settings.recovery in ("lstsq", "bias") else (0, 0)
+        costs = {
+            "macs": (total_macs(graph, shapes), 0),
+            "params": (graph.params(), more[0]),
+            "size": (stages.size_of(self.source, graph), more[1] + _RECORD),
+        }
+        original, spare = costs[target.kind]
+        return meet(
+            coupling,
+            groups,
+            scores,
+            self.settings.budget,
+            shapes=shapes,
+            original=original,
+            spare=spare,
+            errors=self.calibrator.errors,
+        )
+
     def _scores(
         self, coupling: Coupling, groups: tuple[Group, ...]
     ) -> tuple[Mapping[Atom, NDArray[np.float64]], str]:
         if self.settings.scores is not None:
             given = criteria.given(self.settings.scores)
             return {g.atom: given(coupling, g) for g in groups}, "scores"
-        score = criteria.CRITERIA[self.settings.criterion]
-        return {g.atom: score(coupling, g) for g in groups}, self.settings.criterion
+        return self.calibrator.scores(coupling, groups), self.settings.ranking
 
     def _sign(self, model: onnx.ModelProto, written: Plan) -> None:
         """Leave a record in the model of how it was made; other metadata stay."""
@@ -185,18 +235,14 @@ class _Run:
             plan_sha256=hashlib.sha256(written.to_json().encode()).hexdigest(),
         )
 
-    def _validate(
-        self, coupling: Coupling, choice: Choice, model: onnx.ModelProto
-    ) -> tuple[Proof, Drift | None, Latency | None]:
+    def _prove(self, coupling: Coupling, choice: Choice, model: onnx.ModelProto) -> Proof:
         graph, path = coupling.graph, self.settings.drift_data
-        given = None if path is None else samples.load(path, graph.inputs)
+        given = [] if path is None else samples.load(path, graph.inputs)[:_PROVED_ON]
         require_fits(coupling.shapes.known, coupling.shapes.types)
         with self._stage("proving"), or_refused():
-            proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=(given or [])[:_PROVED_ON])
-        with self._stage("measuring"):
-            drift, latency, notes = validate(coupling, model, self.settings, given)
-        self.notes += proof.notes + notes
-        return proof, drift, latency
+            proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=given)
+        self.notes += proof.notes
+        return proof
 
     def _write(self, graph: Graph, draft: Draft, written: Plan) -> int | None:
         size = None
@@ -242,6 +288,7 @@ class _Run:
             output=None if self.output is None or self.dry_run else str(self.output),
             criterion=criterion,
             asked_ratio=self.settings.budget.ratio,
+            target=str(self.settings.budget.target or ""),
             reached_ratio=choice.removed / total,
             before=Size(
                 graph.params(),

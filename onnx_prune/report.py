@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from onnx_prune.evaluate import Accuracy
 from onnx_prune.prove import Proof
+from onnx_prune.recover import Recovery
 from onnx_prune.validate import Drift, Latency
 
 
@@ -80,7 +82,11 @@ class Report:
         held: what was not, the most parameters first.
         proof: the proof, None with `--no-validate` and in a dry run.
         not_proved: why there is no proof, "" where there is one.
+        target: what was asked to be left instead, "" where a ratio was asked for.
+        recovery: what recovery did to the cut model; None where there was none.
+        drift_cut: how far the outputs were off before recovery; None where there was none.
         drift: how far the outputs moved from the unpruned model's; None where not measured.
+        accuracy: top-1 before and after; None where no labels are given.
         latency: before and after in onnxruntime; None where not measured.
         notes: other things worth knowing, one sentence each.
         shapes: the input shapes that MACs and latency are for.
@@ -99,7 +105,11 @@ class Report:
     held: tuple[HeldBack, ...]
     proof: Proof | None = None
     not_proved: str = ""
+    target: str = ""
+    recovery: Recovery | None = None
+    drift_cut: Drift | None = None
     drift: Drift | None = None
+    accuracy: Accuracy | None = None
     latency: Latency | None = None
     notes: tuple[str, ...] = ()
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -138,8 +138,8 @@ def read(path: Path) -> dict[str, Array]:
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[int]:
-    """Declared dims, 0 where dynamic."""
-    return [d.dim_value if d.HasField("dim_value") else 0 for d in value.type.tensor_type.shape.dim]
+    """Declared dims, 0 where dynamic; old exporters write -1."""
+    return [max(d.dim_value, 0) for d in value.type.tensor_type.shape.dim]
 
 
 def batch(value: onnx.ValueInfoProto) -> int:

@@ -5,7 +5,9 @@ Nothing heavy is imported here: `onnx-prune --help` reads this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +20,55 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 ATTENTION = ("auto", "heads", "dims", "both")
+CALIBRATED_NAMES = ("obs", "activation", "wanda", "flap")
+TARGETS = ("macs", "params", "size")
+RECOVERIES = ("lstsq", "bias", "bn", "none")
 CRITERIA_NAMES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be left of a model.
+
+    Attributes:
+        kind: "macs", "params" or "size" (bytes of the file).
+        amount: a fraction of the original, or a number where `absolute`.
+        absolute: which of the two.
+        text: as it was given.
+    """
+
+    kind: str
+    amount: float
+    absolute: bool
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def target(text: str) -> Target:
+    """A target from text: a fraction of the original, or an absolute number with or without a unit.
+
+    Raises:
+        InputError: it can't be read, or is nothing to aim at.
+
+    Example:
+        >>> target("macs=0.5").amount, target("size=10MB").amount, target("params=1.5M").absolute
+        (0.5, 10000000.0, True)
+    """
+    kind, _, value = text.partition("=")
+    found = re.fullmatch(r"(\d*\.?\d+)\s*([kMGT]?)(i?)B?", value.strip())
+    if kind not in TARGETS or found is None:
+        raise InputError(
+            f"target {plain(text)!r} is not {', '.join(TARGETS)} with what is to be left, as in macs=0.5, "
+            "params=1.5M or size=10MB"
+        )
+    number = float(found[1])
+    absolute = number > 1 or any(found.groups()[1:]) or value.strip().endswith("B")
+    if number == 0 or (number == 1 and not absolute):
+        raise InputError(f"target {plain(text)!r} is nothing to aim at: say what is to be left, 0.5 for half")
+    scale = (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")
+    return Target(kind, number * scale if absolute else number, absolute, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +88,8 @@ class Budget:
             with their key-value head), the same dims of every head, or both; "auto" takes heads where
             whole ones come within a tenth of the ratio (two of four at 0.5, but not one of three),
             otherwise what comes nearest.
+        target: what is to be left of the whole model instead of a ratio, shared out among the groups so that
+            least is lost.
 
     Raises:
         InputError: A value is out of range.
@@ -57,6 +109,7 @@ class Budget:
     max_ratio: float = 1.0
     mixed: bool = False
     attention: Literal["auto", "heads", "dims", "both"] = "auto"
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         require_ratio("ratio", self.ratio)
@@ -80,38 +133,74 @@ class Settings:
 
     Attributes:
         budget: how much to remove, and where.
-        criterion: name of the criterion, see `onnx_prune.criteria.CRITERIA`.
+        criterion: name of the criterion, see `onnx_prune.criteria.CRITERIA` and
+            `onnx_prune.calibrated.CALIBRATED`; None is "obs" with data and "l1" without.
         scores: the user's own scores instead: a .npz file, or arrays by weight name.
         apply_plan: a plan file to replay instead of choosing.
         validate: prove the cut and run both models; False writes an unproved file.
+        data: calibration inputs: a .npz file or a folder, "synthetic", or sets of inputs.
+        recover: how accuracy is given back: "lstsq", "bias", "bn" or "none"; None is "lstsq" with data.
+        input_mean: mean of synthetic inputs, one number or one a channel.
+        input_std: their standard deviation, likewise.
+        input_range: the least and the largest value of synthetic inputs.
+        memory: bytes that statistics and intermediate values may take.
         drift_data: a .npz file with an array for each input, stacked on the batch axis.
+        evaluate: a .npz file with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
         strict: fail (exit code 4) if the channels removed differ from those asked by over 10 %.
         external_data: whether the output keeps weights in a file of their own.
         progress: called with the name of each stage as it starts.
 
     Raises:
-        InputError: The criterion is unknown, or the number of threads negative.
+        InputError: The criterion is unknown or needs data, or a number is out of range.
     """
 
     budget: Budget = field(default_factory=Budget)
-    criterion: str = "l1"
+    criterion: str | None = None
     scores: Path | Mapping[str, NDArray[Any]] | None = None
     apply_plan: Path | None = None
     validate: bool = True
+    data: str | Path | Iterable[Mapping[str, NDArray[Any]]] | None = None
+    recover: Literal["lstsq", "bias", "bn", "none"] | None = None
+    input_mean: tuple[float, ...] = (0.0,)
+    input_std: tuple[float, ...] = (1.0,)
+    input_range: tuple[float, float] = (-math.inf, math.inf)
+    memory: int = 4 * 10**9
     drift_data: Path | None = None
+    evaluate: Path | None = None
     threads: int = 0
     strict: bool = False
     external_data: Literal["auto", "always", "never"] = "auto"
     progress: Progress = lambda stage: None
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA_NAMES:
-            raise InputError(unknown("criterion", self.criterion, CRITERIA_NAMES))
+        if self.ranking not in CRITERIA_NAMES + CALIBRATED_NAMES:
+            raise InputError(unknown("criterion", self.ranking, CRITERIA_NAMES + CALIBRATED_NAMES))
+        if self.recovery not in RECOVERIES:
+            raise InputError(unknown("recovery", self.recovery, RECOVERIES))
+        if self.data is None and (self.ranking in CALIBRATED_NAMES or self.recovery != "none"):
+            which = f"recover {self.recovery}" if self.recovery != "none" else f"criterion {self.ranking}"
+            raise InputError(f"{which} looks at what layers read: give --data FILE, or --data synthetic")
+        if self.memory < 1:
+            raise InputError(f"memory {self.memory} is below 1: give bytes, as in 4GB")
+        if len(self.input_range) != 2 or self.input_range[0] >= self.input_range[1]:
+            raise InputError("input-range has to be two numbers, the smaller one first, as in 0,1")
+        if min(self.input_std) <= 0:
+            raise InputError("input-std has to be above 0: it is the spread of the inputs' values")
         if self.threads < 0:
             raise InputError(
                 f"threads {self.threads} is negative: give 1 or more, 0 for onnxruntime's choice"
             )
+
+    @property
+    def ranking(self) -> str:
+        """The criterion that holds."""
+        return self.criterion or ("l1" if self.data is None else "obs")
+
+    @property
+    def recovery(self) -> str:
+        """The recovery that holds."""
+        return self.recover or ("none" if self.data is None else "lstsq")
 
 
 def unknown(what: str, value: str, known: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_prune.page import Column, Page, document
+from onnx_prune.regained import drift_in_words, sentences
 from onnx_prune.report import GroupCut, HeldBack, Report
 from onnx_prune.words import change, duration, human, scientific, share, some, times
 
@@ -58,6 +59,9 @@ class _Page(Page):
             yield from self._more(len(self.report.held), _TOP_HELD, "reason")
         yield Text()
         yield self._proof()
+        if self.report.recovery is not None:
+            for text in sentences(self.report.recovery, self.report.drift_cut, self.verbose):
+                yield self._item("·", text)
         yield from self._drift()
         for note in self.report.notes:
             yield self._item("·", note, "yellow")
@@ -111,10 +115,9 @@ class _Page(Page):
         report = self.report
         reached, asked = share(report.reached_ratio, 1), share(report.asked_ratio, 1)
         verb = "Cut" if report.not_proved != "dry run" else "Would cut"
-        return (
-            f"{verb} {some(len(report.groups), 'group')}: {reached} of their channels, {asked} asked, "
-            f"by {report.criterion}"
-        )
+        wanted = f"for {report.target}" if report.target else f"{asked} asked"
+        groups = some(len(report.groups), "group")
+        return f"{verb} {groups}: {reached} of their channels, {wanted}, by {report.criterion}"
 
     def _groups(self) -> Padding:
         report = self.report
@@ -176,11 +179,14 @@ class _Page(Page):
     def _drift(self) -> Iterator[Table]:
         drift = self.report.drift
         if drift is not None:
-            parts = [f"relative error {drift.relative_error:.3g}", f"cosine {drift.cosine:.3f}"]
-            if drift.top1 is not None:
-                parts.append(f"top-1 agreement {share(drift.top1, 1)}")
             where = f"{some(drift.samples, 'sample')}, {drift.source}"
-            yield self._item("·", f"drift from the unpruned model: {', '.join(parts)} ({where})")
+            yield self._item("·", f"drift from the unpruned model: {drift_in_words(drift)} ({where})")
+
+        accuracy = self.report.accuracy
+        if accuracy is not None:
+            before, after = share(accuracy.before, 1), share(accuracy.after, 1)
+            where = f"{some(accuracy.samples, 'sample')}, {accuracy.source}"
+            yield self._item("·", f"top-1: {before} before, {after} after ({where})")
 
     def _written(self) -> Table:
         report = self.report

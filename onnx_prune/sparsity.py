@@ -37,7 +37,7 @@ class Sparsity:
         seed: of the random criterion.
         apply_mask: a mask file to apply instead of choosing.
         parent_mask: the mask of an earlier round: what it removed stays removed.
-        data: an .npz file of inputs, for the criteria that need them.
+        data: inputs for the criteria that need them: an .npz file, a folder, or "synthetic".
         validate: run both models; False only checks the weights.
         drift_data: inputs that the drift is measured on.
         external_data: whether the output keeps weights in a file of their own.
@@ -64,7 +64,7 @@ class Sparsity:
     seed: int = 0
     apply_mask: Path | None = None
     parent_mask: Path | None = None
-    data: Path | None = None
+    data: str | Path | None = None
     validate: bool = True
     drift_data: Path | None = None
     external_data: Literal["auto", "always", "never"] = "auto"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import samples
+from onnx_prune.calibration import Calibration
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import ProofFailed
 from onnx_prune.runtime import Feeds, RunError, Session, random_feeds
@@ -227,16 +228,35 @@ def _values(model: onnx.ModelProto, side: str) -> dict[str, onnx.ValueInfoProto]
     return {value.name: value for value in getattr(model.graph, side)}
 
 
+def drift_feeds(
+    coupling: Coupling, settings: Settings, calibration: Calibration | None = None
+) -> tuple[Iterable[Feeds], str]:
+    """What drift is measured on, and how that is called: the user's inputs, or random ones.
+
+    Raises:
+        InputError: the drift data are not usable.
+    """
+    graph = coupling.graph
+    if settings.drift_data is not None:
+        return samples.load(settings.drift_data, graph.inputs), str(settings.drift_data)
+    if calibration is not None:
+        return calibration.feeds, calibration.source
+    return samples.random_batches(graph.inputs, coupling.shapes.inputs), "random inputs"
+
+
 def validate(
-    coupling: Coupling, small: onnx.ModelProto, settings: Settings, given: Sequence[Feeds] | None = None
+    coupling: Coupling,
+    small: onnx.ModelProto,
+    settings: Settings,
+    calibration: Calibration | None = None,
 ) -> tuple[Drift | None, Latency | None, list[str]]:
     """Check the signature and measure drift and latency as the settings ask.
 
     Args:
         coupling: the analysed original.
         small: the cut model.
-        settings: `drift_data` (its name) and `threads` are read.
-        given: the inputs in that file; None for random ones.
+        settings: `drift_data` and `threads` are read.
+        calibration: the data that drift is measured on where no others are given.
 
     Returns:
         Drift, latency, and sentences on what could not be measured.
@@ -246,10 +266,7 @@ def validate(
     """
     graph = coupling.graph
     same_signature(graph.model, small)
-    source, feeds = str(settings.drift_data), given
-    if feeds is None:
-        source = "random inputs"
-        feeds = list(samples.random_batches(graph.inputs, coupling.shapes.inputs))
+    feeds, source = drift_feeds(coupling, settings, calibration)
     one = random_feeds(graph.inputs, at_batch_one(graph, coupling.shapes, coupling.probe).inputs)
     try:
         drift = measure_drift(graph.model, small, feeds, source, graph.folder)

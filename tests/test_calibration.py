@@ -62,9 +62,32 @@ def test_sets_in_memory(tmp_path: Path) -> None:
     assert load([noise(2, 3), noise(2, 3)], graph(), SHAPES).samples == 4
 
 
+def test_a_batch_of_minus_one_is_any() -> None:
+    model = graph()
+    model.inputs[0].type.tensor_type.shape.dim[0].dim_value = -1
+    found = load([{"x": noise(2, 3)}] * 5, model, SHAPES)
+    assert [len(feed["x"]) for feed in found.feeds] == [2] * 5
+
+
 def test_a_fixed_batch_is_respected() -> None:
     found = load([{"x": noise(9, 3)}], graph(x=[4, 3]), SHAPES)
     assert [len(feed["x"]) for feed in found.feeds] == [4, 4]
+
+
+def test_sets_of_a_model_whose_first_dims_are_no_batch() -> None:
+    model = graph(x=[4, 3], state=[2, 3])
+    sets = [{"x": noise(4, 3, seed=j), "state": noise(2, 3)} for j in range(3)]
+    found = load(sets, model, SHAPES)
+    assert [feed["x"].shape for feed in found.feeds] == [(4, 3)] * 3
+    assert [feed["state"].shape for feed in found.feeds] == [(2, 3)] * 3
+
+
+def test_sets_with_an_input_that_is_no_batch() -> None:
+    model = graph(x=["n", 3], scale=[1, 3])
+    found = load([{"x": noise(4, 3), "scale": noise(1, 3)}] * 2, model, SHAPES)
+    assert [{name: value.shape for name, value in feed.items()} for feed in found.feeds] == [
+        {"x": (4, 3), "scale": (1, 3)}
+    ] * 2
 
 
 @pytest.mark.parametrize(("sets", "held"), [(2, [1]), (4, [3]), (5, [4]), (12, [4, 9])])
@@ -132,6 +155,11 @@ def test_synthetic_images_look_natural() -> None:
         stacked(load("synthetic", images(), {"x": (2, 3, 16, 16)})),
         stacked(load("synthetic", images(), {"x": (2, 3, 16, 16)})),
     )
+
+
+def test_synthetic_images_stay_in_their_range() -> None:
+    x = stacked(load("synthetic", images(), {"x": (2, 3, 16, 16)}, span=(-0.5, 1.0)))
+    assert (x.min(), x.max()) == (-0.5, 1.0)
 
 
 def test_synthetic_images_with_channels_last_and_a_fixed_batch() -> None:

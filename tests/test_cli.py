@@ -102,6 +102,21 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
     assert again["settings"].apply_plan == Path("p.json")
 
 
+def test_calibration_options_arrive(fake: Fake) -> None:
+    options = "--data s.npz --recover bias --criterion wanda --memory 2.5GB --target size=3MB --eval s.npz"
+    assert run("in.onnx", "out.onnx", *options.split()).exit_code == 0
+    made_up = "--data synthetic --input-mean 0.4,0.5,0.6 --input-std 0.2 --input-range 0,1 --memory 1GiB"
+    assert run("in.onnx", "out.onnx", *made_up.split()).exit_code == 0
+    first, second = (call["settings"] for call in fake.calls)
+    assert first.evaluate == Path("s.npz")
+    assert first.budget.target is not None
+    assert (first.budget.target.kind, first.budget.target.amount) == ("size", 3e6)
+    assert (first.data, first.recovery, first.ranking, first.memory) == ("s.npz", "bias", "wanda", 2.5e9)
+    assert (second.data, second.recovery, second.ranking) == ("synthetic", "lstsq", "obs")
+    assert second.input_range == (0, 1)
+    assert (second.input_mean, second.input_std, second.memory) == ((0.4, 0.5, 0.6), (0.2,), 2**30)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -134,8 +149,52 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
         (
             "in.onnx o.onnx --criterion fgpm",
             "--criterion: unknown value 'fgpm'; did you mean fpgm? "
-            "Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random, magnitude, lamp, erk, wanda, ria, "
-            "sparsegpt" + HINT,
+            "Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random, obs, activation, wanda, flap, "
+            "magnitude, lamp, erk, ria, sparsegpt" + HINT,
+        ),
+        (
+            "in.onnx o.onnx --target macs",
+            "target 'macs' is not macs, params, size with what is to be left, as in macs=0.5, params=1.5M or "
+            "size=10MB",
+        ),
+        (
+            "in.onnx o.onnx --target macs=0.5 --ratio 0.2",
+            "--target says how much is left, so --ratio has no use; leave one of them out" + HINT,
+        ),
+        (
+            "in.onnx o.onnx --criterion obs",
+            "criterion obs looks at what layers read: give --data FILE, or --data synthetic",
+        ),
+        (
+            "in.onnx o.onnx --recover bias",
+            "recover bias looks at what layers read: give --data FILE, or --data synthetic",
+        ),
+        (
+            "in.onnx o.onnx --recover all",
+            "--recover: unknown value 'all'. Known: lstsq, bias, bn, none" + HINT,
+        ),
+        (
+            "in.onnx o.onnx --data s.npz --input-mean 1",
+            "--input-mean describes synthetic inputs; give --data synthetic with it" + HINT,
+        ),
+        (
+            "in.onnx o.onnx --data synthetic --input-std 1,x",
+            "--input-std: '1,x' is not a number, or several as in 0.5,0.4,0.4" + HINT,
+        ),
+        (
+            "in.onnx o.onnx --data synthetic --input-std 0",
+            "input-std has to be above 0: it is the spread of the inputs' values",
+        ),
+        (
+            "in.onnx o.onnx --data synthetic --input-range 1,0",
+            "input-range has to be two numbers, the smaller one first, as in 0,1",
+        ),
+        ("in.onnx o.onnx --data s.npz --memory lots", "--memory: 'lots' is not a size, as in 4GB" + HINT),
+        ("in.onnx o.onnx --data s.npz --memory 0", "memory 0 is below 1: give bytes, as in 4GB"),
+        ("in.onnx o.onnx --data t.npz", "'t.npz': no such file; did you mean s.npz?"),
+        (
+            "in.onnx --dry-run --data s.npz --recover bn",
+            "--dry-run changes and writes nothing, so --recover has no use; leave one of them out" + HINT,
         ),
         (
             "in.onnx o.onnx --external-data yes",
@@ -167,7 +226,7 @@ def test_scores_plan_and_no_validation_arrive(fake: Fake) -> None:
         ),
         (
             "in.onnx --dry-run --save-plan a.json",
-            "--dry-run runs and writes nothing, so --save-plan has no use; leave one of them out" + HINT,
+            "--dry-run changes and writes nothing, so --save-plan has no use; leave one of them out" + HINT,
         ),
         (
             "in.onnx o.onnx -q -v",

@@ -117,7 +117,8 @@ def test_dead_channels_are_removed() -> None:
         ),
         (
             "--criterion lamp",
-            "unknown criterion 'lamp'. Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, random",
+            "unknown criterion 'lamp'; did you mean flap? Known: l1, l2, group-l1, group-l2, fpgm, bn-scale, "
+            "random, obs, activation, wanda, flap",
         ),
         (
             "--dead --ratio 0.5",

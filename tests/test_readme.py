@@ -93,7 +93,9 @@ def test_the_commands_and_the_snippets_run(
 ) -> None:
     for name in ("in.onnx", "other.onnx"):
         shutil.copy(ROOT / "models" / "fmnist_resnet20.onnx", tmp_path / name)
-    np.savez(tmp_path / "feeds.npz", image=np.zeros((4, 1, 28, 28), np.float32))
+    images = np.random.default_rng(0).standard_normal((4, 1, 28, 28), np.float32)
+    np.savez(tmp_path / "feeds.npz", image=images)
+    np.savez(tmp_path / "labels.npz", image=images, labels=np.arange(4))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")

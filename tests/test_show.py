@@ -12,7 +12,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from onnx_prune.evaluate import Accuracy
 from onnx_prune.page import console
+from onnx_prune.recover import Recovery, Refit
 from onnx_prune.report import HeldBack, Report, Size
 from onnx_prune.show import as_json, show
 from onnx_prune.validate import Drift
@@ -179,3 +181,39 @@ def test_json_is_strict_and_holds_everything() -> None:
     assert document["groups"][0]["members"] == [["layer4.0.conv3.weight", 0]]
     assert set(document) == {"format", "version", *report.to_dict()}
     assert text.isascii()
+
+
+def test_what_recovery_did() -> None:
+    layers = (
+        Refit("a", "refitted", "", 0.5, 0.01, 1e-3),
+        Refit("b", "bias", "no better than a new bias on held-out samples", 0.5, 0.4),
+        Refit("c", "unchanged", "its weight has other users"),
+        Refit("d", "unchanged", "its weight has other users"),
+    )
+    report = resnet50(
+        recovery=Recovery("lstsq", layers, 256, "feeds.npz", False),
+        drift_cut=Drift(1.17, 0.5, 0.125, 256, "feeds.npz"),
+        accuracy=Accuracy(0.934, 0.912, 3000, "labels.npz"),
+    )
+    text = page(report, 140)
+    assert [line for line in text if line.startswith("· ")][:5] == [
+        "· recovered: 1 of 4 layers behind the cut fitted by least squares, on 256 samples of feeds.npz",
+        "· drift before recovery: relative error 1.17, cosine 0.500, top-1 agreement 12.5 %",
+        "· 1 layer given a new bias only: no better than a new bias on held-out samples (such as b)",
+        "· 2 layers left as cut: its weight has other users (such as c)",
+        "· drift from the unpruned model: relative error 1.17, cosine 0.812, top-1 agreement 12.5 % "
+        "(64 samples, random inputs)",
+    ]
+    assert "· top-1: 93.4 % before, 91.2 % after (3,000 samples, labels.npz)" in text
+    assert "· a: refitted, error 50 % before, 1 % after" in page(report, 140, verbose=True)
+
+
+def test_synthetic_samples_are_called_so() -> None:
+    layers = (Refit("a", "bias", ""),)
+    text = page(resnet50(recovery=Recovery("bias", layers, 128, "synthetic inputs", True)), 140)
+    said = "given new biases, on 128 samples, which are synthetic; real ones recover more"
+    assert f"· recovered: 1 of 1 layer behind the cut {said}" in text
+
+
+def test_a_target_is_named() -> None:
+    assert "Cut 12 groups: 49.8 % of their channels, for macs=0.5, by l1" in page(resnet50(target="macs=0.5"))

@@ -1,50 +1,155 @@
-"""Top-1 of the shipped Fashion-MNIST network on its labelled sample, dense and pruned at some ratios.
+"""Top-1 of the shipped Fashion-MNIST network by ratio, criterion, recovery and calibration data.
 
-python -m tools.accuracy [--ratio 0.1 --ratio 0.3 ...] [--criterion l1]
+python -m tools.accuracy [--ratio 0.3 --ratio 0.5] [--criterion l1 --criterion obs] [--recover none ...]
+                         [--target macs=0.5 ...] [--samples 256 ...] [--draws 3] [--model in.onnx]
+
+Calibration images are drawn from the sample's unlabelled part, another draw for each seed; labels only count
+what is right.  Each line has the mean, least and most of the draws, seconds and peak memory of one run, a
+process of its own.
 """
 
 from __future__ import annotations
 
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnx_prune import prune
 from onnx_prune.runtime import Session
+from onnx_prune.settings import CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 
 MODELS = Path(__file__).parent.parent / "models"
 _BATCH = 500
+_SYNTHETIC = "synthetic"
+
+
+def images(sample: Path, part: str) -> NDArray[np.float32]:
+    """A part of the sample as the network takes it."""
+    with np.load(sample) as data:
+        pixels = (data[part].astype(np.float32) / 255 - data["mean"]) / data["std"]
+    return pixels.reshape(-1, 1, 28, 28).astype(np.float32)
 
 
 def top1(model: onnx.ModelProto, sample: Path) -> float:
     """Fraction of the sample's test images whose largest logit is that of the label."""
     with np.load(sample) as data:
-        pixels, labels = data["test"], data["labels"]
-        images = ((pixels.astype(np.float32) / 255 - data["mean"]) / data["std"]).astype(np.float32)
-    images = images.reshape(len(labels), 1, 28, 28)
-    session = Session(model, optimize=True)
-    batches = range(0, len(images), _BATCH)
-    answers = [session.run({"image": images[i : i + _BATCH]})[0].argmax(1) for i in batches]
+        labels = data["labels"]
+    inputs, session = images(sample, "test"), Session(model, optimize=True)
+    name = model.graph.input[0].name
+    answers = [
+        session.run({name: inputs[i : i + _BATCH]})[0].argmax(1) for i in range(0, len(inputs), _BATCH)
+    ]
     return float((np.concatenate(answers) == labels).mean())
 
 
+@dataclass(frozen=True)
+class Task:
+    """One run: what is asked for, on which images."""
+
+    model: Path
+    sample: Path
+    amount: float | str
+    criterion: str
+    recover: str
+    samples: int
+    seed: int
+
+    def options(self) -> dict[str, Any]:
+        """What `prune` is told."""
+        amount = "target" if isinstance(self.amount, str) else "ratio"
+        options: dict[str, Any] = {amount: self.amount, "criterion": self.criterion, "round_to": 1}
+        if self.criterion not in CALIBRATED_NAMES and self.recover == "none":
+            return options
+        if not self.samples:
+            with np.load(self.sample) as data:
+                black, white = ((level - data["mean"]) / data["std"] for level in (0.0, 1.0))
+            made_up = {"data": _SYNTHETIC, "input_range": (float(black), float(white))}
+            return options | made_up | {"recover": self.recover}
+        pool = images(self.sample, "calibration")
+        drawn = np.random.default_rng(self.seed).permutation(len(pool))[: self.samples]
+        name = onnx.load(self.model).graph.input[0].name
+        return options | {"data": [{name: pool[drawn]}], "recover": self.recover}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gave."""
+
+    top1: float
+    macs: float
+    params: float
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+def run(task: Task) -> Outcome:
+    """Prune, recover, and count what is right."""
+    options = task.options()
+    start, cpu = time.perf_counter(), time.process_time()
+    result = prune(task.model, validate=False, **options)
+    took, used = time.perf_counter() - start, time.process_time() - cpu
+    before, after = result.report.before, result.report.after
+    assert result.model is not None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    right = top1(result.model, task.sample)
+    return Outcome(right, before.macs / after.macs, after.params / before.params, took, used, peak)
+
+
 @click.command(help=__doc__)
-@click.option("--ratio", "ratios", multiple=True, type=float, default=(0.1, 0.3, 0.5))
-@click.option("--criterion", default="l1")
-def main(ratios: tuple[float, ...], criterion: str) -> None:
-    """Print a line a ratio."""
-    source, sample = MODELS / "fmnist_resnet20.onnx", MODELS / "fmnist_sample.npz"
-    print("ratio   left   MACs  top-1")
-    print(f"dense  1.000  1.000  {top1(onnx.load(source), sample):.1%}")
-    for ratio in ratios:
-        result = prune(source, ratio=ratio, criterion=criterion, round_to=1, validate=False)
-        before, after = result.report.before, result.report.after
-        print(
-            f"{ratio:5.2f}  {after.params / before.params:.3f}  {after.macs / before.macs:.3f}  "
-            f"{top1(result.model, sample):.1%}"
-        )
+@click.option("--model", type=Path, default=MODELS / "fmnist_resnet20.onnx")
+@click.option("--sample", type=Path, default=MODELS / "fmnist_sample.npz")
+@click.option("--ratio", "ratios", multiple=True, type=float, default=(0.3, 0.5))
+@click.option("--target", "targets", multiple=True, help="Shared out among the groups; instead of ratios.")
+@click.option("--criterion", "criteria", multiple=True, default=("l1", "obs"))
+@click.option("--recover", "recoveries", multiple=True, default=("none", "bias", "bn", "lstsq"))
+@click.option("--samples", "sizes", multiple=True, type=int, default=(256,), help="0 for synthetic images.")
+@click.option("--draws", type=int, default=3)
+def main(
+    model: Path,
+    sample: Path,
+    ratios: tuple[float, ...],
+    targets: tuple[str, ...],
+    criteria: tuple[str, ...],
+    recoveries: tuple[str, ...],
+    sizes: tuple[int, ...],
+    draws: int,
+) -> None:
+    """Print a line for each combination."""
+    unknown = {*criteria} - {*CRITERIA_NAMES, *CALIBRATED_NAMES} | {*recoveries} - {*RECOVERIES}
+    if unknown:
+        raise click.UsageError(f"unknown: {', '.join(sorted(unknown))}")
+    print(f"{model.name}, dense: {top1(onnx.load(model), sample):.1%}\n")
+    print("| asked | MACs | criterion | recovery | images | top-1 | least, most | s | CPU s | peak MB |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for amount, criterion, recover, size in product(targets or ratios, criteria, recoveries, sizes):
+            blind = criterion not in CALIBRATED_NAMES and recover == "none"
+            seeds = range(draws if size and not blind else 1)
+            tasks = [Task(model, sample, amount, criterion, recover, size, seed) for seed in seeds]
+            found = list(pool.map(run, tasks))
+            tops = [outcome.top1 for outcome in found]
+            seconds, cpu, peak = (
+                np.mean([getattr(outcome, name) for outcome in found])
+                for name in ("seconds", "cpu_seconds", "peak_mb")
+            )
+            used = "-" if blind else size or _SYNTHETIC
+            spread = f"{min(tops):.1%}, {max(tops):.1%}" if len(tops) > 1 else ""
+            print(
+                f"| {amount} | {found[0].macs:.2f}x | {criterion} | {recover} | {used} "
+                f"| {np.mean(tops):.1%} | {spread} | {seconds:.0f} | {cpu:.0f} | {peak:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
