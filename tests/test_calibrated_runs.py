@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnx_prune import prune
-from onnx_prune.errors import InputError
+from onnx_prune.errors import InputError, NotProved
 from onnx_prune.pipeline import Result
 from onnx_prune.runtime import Session
 from onnx_prune.show import as_json
@@ -122,7 +122,7 @@ def test_a_model_that_draws_random_numbers() -> None:
         prune(model, data=[{"x": noise(99, 5)}])
 
 
-def test_a_model_that_does_not_run() -> None:
+def test_what_runs_of_a_model_that_does_not_is_recovered() -> None:
     model = build(
         ["a = MatMul(x, w1)", "r = Relu(a)", "q = odd.Foo(x)", "h = MatMul(r, w2)", "y = Add(h, q)"],
         {"w1": noise(5, 16), "w2": noise(16, 3)},
@@ -130,5 +130,8 @@ def test_a_model_that_does_not_run() -> None:
         {"y": ["n", 3]},
         domains=["odd"],
     )
-    with pytest.raises(InputError, match=r"can't be recovered: onnxruntime refuses the model: "):
-        prune(model, data=[{"x": noise(99, 5)}], validate=False)
+    with pytest.raises(NotProved, match=r"onnxruntime lacks odd\.Foo"):
+        prune(model, data=[{"x": noise(99, 5)}])
+    recovery = prune(model, data=[{"x": noise(99, 5)}], validate=False).report.recovery
+    assert recovery is not None
+    assert [(layer.layer, layer.kind) for layer in recovery.layers] == [("w2", "refitted")]
