@@ -23,7 +23,7 @@ from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
 from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan, masks
-from onnx_prune.nodes import Place
+from onnx_prune.nodes import Place, names_read
 
 Array = NDArray[Any]
 # Integers that onnxruntime's Where selects; others take the way through int32.
@@ -62,7 +62,7 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
 def _drop_unread(draft: Draft, names: set[str]) -> None:
     """Remove those initializers that no node reads any more: before IR version 4 onnxruntime refuses them."""
     graph = draft.model.graph
-    unread = names.difference(*(node.input for node in graph.node))
+    unread = names.difference(names_read(graph.node))
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name in unread:
             draft.content.pop(graph.initializer[index].name, None)

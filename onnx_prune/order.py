@@ -43,6 +43,8 @@ JUMPS: dict[str, str] = {
     "com.microsoft.DynamicQuantizeMatMul": "it quantizes its operand inside",
     "com.microsoft.MatMulNBits": "it may quantize its operand inside",
 }
+# Operators of which a result may be as small as what rounding moves it by, though what they read is large.
+STEEP = {"Exp", "Sigmoid", "Softmax"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Watch:
         inside: further tensors, sums over channels that are cut: an output that joins boxes of 640 pixels
             and scores below 1 would hide what is wrong with the scores; these are seen at their own scale.
         moving: those of all that the cut can change at all.
-        seams: floats that the cut can change and that an operator reads which jumps.
+        seams: floats that the cut can change and that an operator reads which jumps or is steep.
         jumping: results of all operators that jump.
         half: whether anything is computed in half precision.
     """
@@ -71,10 +73,10 @@ def watch(coupling: Coupling, plan: Plan) -> Watch:
     """Find what to compare between the cut and the masked model."""
     graph, types = coupling.graph, coupling.shapes.types
     moving = _moving(coupling, plan)
-    jumping = [node for node in graph.nodes if _jumps(node, types)]
     seams = dict.fromkeys(
         name
-        for node in jumping
+        for node in graph.nodes
+        if node.op in STEEP or _jumps(node, types)
         for name in _reads(node)
         if name in moving
         and types.get(name) in FLOATS
@@ -86,8 +88,8 @@ def watch(coupling: Coupling, plan: Plan) -> Watch:
     inside = tuple(name for name in _sums(coupling, plan) if name in moving and name not in outputs)
     half = not HALVES.isdisjoint(types.values())
     moved = frozenset((*outputs, *inside)) & moving
-    results = frozenset(name for node in jumping for name in node.outputs)
-    return Watch(outputs, inside, moved, tuple(seams), results, half)
+    jumping = frozenset(name for node in graph.nodes if _jumps(node, types) for name in node.outputs)
+    return Watch(outputs, inside, moved, tuple(seams), jumping, half)
 
 
 def _moving(coupling: Coupling, plan: Plan) -> set[str]:

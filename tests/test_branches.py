@@ -37,6 +37,14 @@ def test_branches_read_outer_weights() -> None:
     assert initializers(small)["w2"].shape == (4, 4)
 
 
+def test_a_shared_bias_that_only_branches_read() -> None:
+    """Found in a voice detector: the masked original had lost it, since no node of the main graph reads it."""
+    then = ["h = MatMul(x, w1)", "a = Add(h, b)", node("m = ReduceMax(b)", keepdims=0), "t = Add(a, m)"]
+    weights = {"w1": noise(4, 8), "w2": noise(4, 8, seed=1), "b": noise(8)}
+    _, error, _ = halved(branching(then, ["e = MatMul(x, w2)"], weights))
+    assert error <= 1e-6
+
+
 def test_weights_inside_branches_have_a_path() -> None:
     inner = {"v": noise(8, 8)}
     stored = node("k = Constant()", value=numpy_helper.from_array(noise(4, 8, seed=2), "k"))
