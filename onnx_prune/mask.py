@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_prune.axis import Mask, Prod, keep, prod
+from onnx_prune.axis import Mask, Prod, atoms, keep, prod
 from onnx_prune.codes import coded, lying, spread
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
@@ -111,9 +111,17 @@ class _Editor:
         return name
 
     def mask_operand(self, bound: Bound, k: int) -> None:
-        """Zero the removed channels of operand `k` where this node reads it."""
+        """Zero the removed channels of operand `k` where this node reads it.
+
+        Those that it sums over, that is: the sum at another channel, which is removed as well, may be a
+        divisor, and is not to become zero.
+        """
         node = bound.node
         found = masks(self.coupling, self.coupling.key(node, k), self.plan)
+        if k not in bound.relation.zeroed:
+            summed, dims = bound.relation.contracted(), bound.relation.operands[k] or ()
+            over = [not summed.isdisjoint(atoms(axis)) for axis in dims]
+            found = [mask if counts else None for mask, counts in zip(found, over, strict=True)]
         if all(mask is None for mask in found):
             return
         before = self.before.setdefault(node.slot(k).place, [])

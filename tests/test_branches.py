@@ -38,7 +38,7 @@ def test_branches_read_outer_weights() -> None:
 
 
 def test_a_shared_bias_that_only_branches_read() -> None:
-    """Found in a voice detector: the masked original had lost it, since no node of the main graph reads it."""
+    """Found: the masked original had lost it, since no node of the main graph reads it."""
     then = ["h = MatMul(x, w1)", "a = Add(h, b)", node("m = ReduceMax(b)", keepdims=0), "t = Add(a, m)"]
     weights = {"w1": noise(4, 8), "w2": noise(4, 8, seed=1), "b": noise(8)}
     _, error, _ = halved(branching(then, ["e = MatMul(x, w2)"], weights))

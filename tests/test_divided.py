@@ -53,5 +53,15 @@ def test_what_was_divided_by_zero_is_masked_where_it_is_summed(nodes: Sequence[s
     assert error < 1e-6
 
 
+def test_a_sum_that_divides_is_masked_at_the_channels_it_sums_over_alone() -> None:
+    nodes = ["h = MatMul(x, w)", "p = Reshape(h, pairs)", "g = Sigmoid(p)", "s = ReduceSum(g, last)"]
+    nodes += ["d = Div(g, s)", "r = Reshape(d, flat)", "y = MatMul(r, v)"]
+    weights = {"w": noise(4, 12), "v": noise(12, 3), "last": np.array([2])}
+    weights |= {"pairs": np.array([2, 6, 2]), "flat": np.array([2, 12])}
+    plan, error = proved(analyse(build(nodes, weights, {"x": [2, 4]}, {"y": [2, 3]})))
+    assert [atom.size for atom in plan] == [6]
+    assert error < 1e-6
+
+
 def test_a_weight_with_an_empty_dim_has_scores() -> None:
     assert criteria.channel_norms(np.zeros((0, 4), np.float32), 1, 1).tolist() == [0, 0, 0, 0]
