@@ -55,7 +55,7 @@ def test_what_was_divided_by_zero_is_masked_where_it_is_summed(nodes: Sequence[s
 
 def test_a_sum_that_divides_is_masked_at_the_channels_it_sums_over_alone() -> None:
     nodes = ["h = MatMul(x, w)", "p = Reshape(h, pairs)", "g = Sigmoid(p)", "s = ReduceSum(g, last)"]
-    nodes += ["d = Div(g, s)", "r = Reshape(d, flat)", "y = MatMul(r, v)"]
+    nodes += ["d = Div(g, s)", "r = Reshape(d, flat)", "z = Mul(r, h)", "y = MatMul(z, v)"]
     weights = {"w": noise(4, 12), "v": noise(12, 3), "last": np.array([2])}
     weights |= {"pairs": np.array([2, 6, 2]), "flat": np.array([2, 12])}
     plan, error = proved(analyse(build(nodes, weights, {"x": [2, 4]}, {"y": [2, 3]})))
