@@ -74,9 +74,8 @@ def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None
 
         def apply(array: Array) -> Array:
             fresh = None if values is None else values(name)
-            new = np.array(array if fresh is None else fresh)
             zero = stored.zero(name)
-            np.copyto(new, zero, where=~mask.keep())
+            new = _masked(array if fresh is None else fresh, mask, zero)
             counts[name] = inspect(zero, name, mask, array, new, fresh)
             return new
 
@@ -111,9 +110,9 @@ def inspect(zero: Array, name: str, mask: Bits, old: Array, new: Array, fresh: A
         was, now, wanted = (a[part] for a in flat)
         keep, point = keep[: now.size], points[part] if zero.ndim else zero
         blank, empty = np.asarray(now == point), np.asarray(was == point)
-        right = right and bool((blank | keep).all()) and _same(now[keep], wanted[keep])
-        zeros, before = zeros + int(blank.sum()), before + int(empty.sum())
-        cleared += int((~keep & ~empty).sum())
+        right = right and bool((blank | keep).all()) and not (_differ(now, wanted) & keep).any()
+        zeros, before = zeros + np.count_nonzero(blank), before + np.count_nonzero(empty)
+        cleared += np.count_nonzero(~(keep | empty))
     if not right:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
     return Count(zeros, before, cleared)
@@ -147,6 +146,29 @@ def require_untouched(coupling: Coupling, draft: Draft, bits: Mapping[str, Bits]
         if one != other and _bare(one) != _bare(other):
             raise ProofFailed(f"node {one.name!r} has changed")
     return len(others)
+
+
+def _masked(array: Array, mask: Bits, zero: Array) -> Array:
+    """A tensor with zeros where its mask removes, some weights at a time."""
+    new = np.array(array)
+    if zero.ndim or zero.tobytes().strip(b"\0"):
+        np.copyto(new, zero, where=~mask.keep())
+        return new
+    flat = _bits(new.reshape(-1))  # four times as fast as choosing: all bits of a zero are 0
+    for first in range(0, flat.size, _CHUNK):
+        part = flat[first : first + _CHUNK]
+        part *= np.unpackbits(mask.packed[first // 8 : (first + _CHUNK) // 8])[: part.size]
+    return new
+
+
+def _differ(one: Array, other: Array) -> Array:
+    """Where two arrays have other bytes."""
+    return np.asarray(_bits(one) != _bits(other))
+
+
+def _bits(array: Array) -> Array:
+    """Numbers as the unsigned integers of the same bytes."""
+    return array.view(f"u{array.dtype.itemsize}")
 
 
 def _same(one: Array, other: Array) -> bool:
