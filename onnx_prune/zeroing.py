@@ -111,8 +111,8 @@ def inspect(zero: Array, name: str, mask: Bits, old: Array, new: Array, fresh: A
         keep, point = keep[: now.size], points[part] if zero.ndim else zero
         blank, empty = np.asarray(now == point), np.asarray(was == point)
         right = right and bool((blank | keep).all()) and not (_differ(now, wanted) & keep).any()
-        zeros, before = zeros + np.count_nonzero(blank), before + np.count_nonzero(empty)
-        cleared += np.count_nonzero(~(keep | empty))
+        zeros, before = zeros + int(np.count_nonzero(blank)), before + int(np.count_nonzero(empty))
+        cleared += int(np.count_nonzero(~(keep | empty)))
     if not right:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
     return Count(zeros, before, cleared)
