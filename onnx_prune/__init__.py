@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnx_prune.coupling import Coupling
-    from onnx_prune.explanation import Explanation
+    from onnx_prune.explanation.explain import Explanation
     from onnx_prune.pipeline import Result
-    from onnx_prune.sparsify import SparseResult
+    from onnx_prune.sparse.sparsify import SparseResult
 
 __all__ = [
     "InputError",
@@ -195,9 +195,9 @@ def couple(model: str | Path | onnx.ModelProto) -> Coupling:
     """
     import onnx
 
-    from onnx_prune import files
     from onnx_prune.analyse import couple as analyse
-    from onnx_prune.graph import Graph
+    from onnx_prune.model import files
+    from onnx_prune.model.graph import Graph
 
     if isinstance(model, onnx.ModelProto):
         return analyse(Graph(model))
@@ -226,7 +226,7 @@ def explain(
     Raises:
         InputError: the model is not usable, or has nothing of the name asked about.
     """
-    from onnx_prune.explanation import explain as run
+    from onnx_prune.explanation.explain import explain as run
     from onnx_prune.settings import Budget
 
     return run(model, Budget(mixed=mixed, attention=attention), why)
@@ -247,7 +247,7 @@ def sparsify(
         output: where to write the model; None only returns it.
         save_mask: where to write which weights stay.
         dry_run: choose and report only.
-        asked: the fields of `onnx_prune.sparsity.Sparsity`, such as `ratio`, `criterion` or `pattern`.
+        asked: the fields of `onnx_prune.sparse.sparsity.Sparsity`, such as `ratio`, `criterion` or `pattern`.
 
     Returns:
         The model, its mask and the report.
@@ -271,7 +271,7 @@ def sparsify(
     >>> numpy_helper.to_array(result.model.graph.initializer[0]).tolist()
     [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [6.0, 7.0]]
     """
-    from onnx_prune.sparsify import sparsify as run
-    from onnx_prune.sparsity import Sparsity
+    from onnx_prune.sparse.sparsify import sparsify as run
+    from onnx_prune.sparse.sparsity import Sparsity
 
     return run(model, output, Sparsity(**asked), save_mask=save_mask, dry_run=dry_run)

@@ -13,15 +13,15 @@ from math import prod as product
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune import tensors
-from onnx_prune.axis import Atom, atoms
+from onnx_prune.axes.axis import Atom, atoms
 from onnx_prune.choose import Choice, best_of, least_of, step_of, widths_of
 from onnx_prune.cost import MACS, macs, repeats
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
-from onnx_prune.graph import weight_of
 from onnx_prune.kept import size_kept
-from onnx_prune.nodes import Node
+from onnx_prune.model import tensors
+from onnx_prune.model.graph import weight_of
+from onnx_prune.model.nodes import Node
 from onnx_prune.settings import Budget
 from onnx_prune.words import human
 

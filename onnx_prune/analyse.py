@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, atoms, size
-from onnx_prune.computed import freeze
+from onnx_prune.axes.axis import Atom, atoms, size
+from onnx_prune.axes.relation import Dims, Op, Relation
+from onnx_prune.axes.unify import Solver
 from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Role, Site
 from onnx_prune.errors import Misfit
-from onnx_prune.fold import SMALL, Folded, is_random, small_integers
-from onnx_prune.graph import Graph, copy_key, weight_of
-from onnx_prune.nodes import Node, Path
-from onnx_prune.relation import Dims, Op, Relation
+from onnx_prune.model.graph import Graph, copy_key, weight_of
+from onnx_prune.model.nodes import Node, Path
 from onnx_prune.roles import operands_with, roles_of
 from onnx_prune.rules import has_rule, relate
-from onnx_prune.shapes import Shapes, infer
-from onnx_prune.unify import Solver
+from onnx_prune.shape.computed import freeze
+from onnx_prune.shape.fold import SMALL, Folded, is_random, small_integers
+from onnx_prune.shape.shapes import Shapes, infer
 from onnx_prune.zeros import Carriers, Zeros
 
 SETTING = "it says sizes or positions, and is restated"

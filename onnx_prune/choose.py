@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Mask, Prod, atoms, count, size
+from onnx_prune.axes.axis import Atom, Axis, Mask, Prod, atoms, count, size
 from onnx_prune.coupling import Coupling, Group, products
 from onnx_prune.errors import InputError
-from onnx_prune.graph import weight_of
+from onnx_prune.model.graph import weight_of
 from onnx_prune.settings import Budget
 from onnx_prune.words import plain
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnx_prune import options_sparse
-from onnx_prune.command import HELP_OPTIONS, printing
 from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, given_names
-from onnx_prune.program import Program, Source
 from onnx_prune.settings import Budget, Settings, target
-from onnx_prune.working import working
+from onnx_prune.sparse import options as options_sparse
+from onnx_prune.terminal.command import HELP_OPTIONS, printing
+from onnx_prune.terminal.program import Program, Source
+from onnx_prune.terminal.working import working
 
 if TYPE_CHECKING:
     from onnx_prune.report import Report
@@ -75,7 +75,7 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
     check(ctx, given)
     asked = options_sparse.sparsity(given_names(ctx), given)
     with working(shown=not (given["quiet"] or given["as_json"])) as progress:
-        from onnx_prune.sparsify import sparsify
+        from onnx_prune.sparse.sparsify import sparsify
 
         report = sparsify(
             given["source"],
@@ -87,8 +87,8 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
         ).report
     if given["quiet"] and not given["as_json"]:
         return
-    from onnx_prune.page import console
-    from onnx_prune.show_sparse import as_json, show
+    from onnx_prune.sparse.show import as_json, show
+    from onnx_prune.terminal.page import console
 
     with printing():
         if given["as_json"]:
@@ -105,7 +105,7 @@ def _prune(given: dict[str, Any], settings: Settings) -> Report:
             given["source"], given["output"], settings, given["rounds"], dry_run=given["dry_run"]
         ).report
     if given["dead"]:
-        from onnx_prune.dead import remove_dead as run
+        from onnx_prune.dead.remove import remove_dead as run
     else:
         from onnx_prune.pipeline import prune as run
 
@@ -122,8 +122,8 @@ def _prune(given: dict[str, Any], settings: Settings) -> Report:
 def _print(report: Report, given: dict[str, Any]) -> None:
     if given["quiet"] and not given["as_json"]:
         return
-    from onnx_prune.page import console
     from onnx_prune.show import as_json, show
+    from onnx_prune.terminal.page import console
 
     with printing():
         if given["as_json"]:

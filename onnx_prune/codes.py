@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.nodes import Node
-from onnx_prune.relation import CARRIED, Code, Relation
+from onnx_prune.axes.relation import CARRIED, Code, Relation
+from onnx_prune.model.nodes import Node
 
 Array = NDArray[Any]
 
@@ -73,7 +73,7 @@ def point(node: Node, code: Code, values: Mapping[str, Array]) -> Hashable:
 def spread(values: Array, code: Code, shape: tuple[int, ...]) -> Array:
     """Scales or zero points written out so that they broadcast against the tensor they are for.
 
-    >>> from onnx_prune.relation import Code
+    >>> from onnx_prune.axes.relation import Code
     >>> spread(np.array([1, 2]), Code(0, 1, 2, axis=0), (2, 3)).shape
     (2, 1)
     >>> spread(np.array([[1, 2]]), Code(0, 1, 2, axis=1, block=2), (1, 4))

@@ -6,12 +6,12 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
 from math import prod as product
 
-from onnx_prune.axis import Atom, atoms
+from onnx_prune.axes.axis import Atom, atoms
+from onnx_prune.axes.relation import Op
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Graph
 from onnx_prune.kept import size_kept
-from onnx_prune.nodes import Node, Path
-from onnx_prune.relation import Op
+from onnx_prune.model.graph import Graph
+from onnx_prune.model.nodes import Node, Path
 from onnx_prune.rules.linear import einsum
 
 Shape = tuple[int, ...]

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnx_prune.axis import Atom, Axis, Prod
+from onnx_prune.axes.axis import Atom, Axis, Prod
+from onnx_prune.axes.relation import Dims, Relation
 from onnx_prune.codes import Coded
-from onnx_prune.fold import Folded
-from onnx_prune.graph import Graph, weight_of
-from onnx_prune.nodes import Node
-from onnx_prune.relation import Dims, Relation
-from onnx_prune.shapes import Shapes
+from onnx_prune.model.graph import Graph, weight_of
+from onnx_prune.model.nodes import Node
+from onnx_prune.shape.fold import Folded
+from onnx_prune.shape.shapes import Shapes
 
 Role = Literal["producer", "consumer", "other"]
 Site = tuple[str, int]  # a tensor's key, and one of its dimensions

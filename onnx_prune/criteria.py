@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import owner
+from onnx_prune.axes.axis import owner
 from onnx_prune.coupling import Coupling, Group, Member
 from onnx_prune.errors import InputError
 from onnx_prune.real import real

@@ -11,9 +11,9 @@ import onnx
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, add_constant, rearrange, start
 from onnx_prune.follow import Follower
-from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan, masks, slicer
-from onnx_prune.nodes import Path, Place, graph_at, names_read
+from onnx_prune.model.graph import weight_of
+from onnx_prune.model.nodes import Path, Place, graph_at, names_read
 
 
 @dataclass(frozen=True, slots=True)

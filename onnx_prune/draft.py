@@ -15,9 +15,9 @@ import onnx
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
-from onnx_prune import tensors
-from onnx_prune.graph import Graph
-from onnx_prune.nodes import Node, Place, graph_at
+from onnx_prune.model import tensors
+from onnx_prune.model.graph import Graph
+from onnx_prune.model.nodes import Node, Place, graph_at
 
 Array = NDArray[Any]
 _SMALL = 1024  # bytes: smaller tensors are simply copied

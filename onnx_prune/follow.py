@@ -17,13 +17,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_prune.axis import Atom, atoms, count, size
+from onnx_prune.axes.axis import Atom, atoms, count, size
+from onnx_prune.axes.relation import Restate
+from onnx_prune.axes.restate import restated
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, add_constant
 from onnx_prune.errors import PruneError
 from onnx_prune.kept import Plan, masks, shapes_after, size_kept, slicer
-from onnx_prune.relation import Restate
-from onnx_prune.restate import restated
 
 Array = NDArray[Any]
 

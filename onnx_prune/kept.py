@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, Axis, Cat, Mask, Prod, atoms, count, keep, size
+from onnx_prune.axes.axis import Atom, Axis, Cat, Mask, Prod, atoms, count, keep, size
 from onnx_prune.coupling import Coupling
 
 Array = NDArray[Any]

@@ -17,13 +17,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnx_prune.axis import Mask, Prod, atoms, keep, prod
+from onnx_prune.axes.axis import Mask, Prod, atoms, keep, prod
 from onnx_prune.codes import coded, lying, spread
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, Edit, rearrange, start
-from onnx_prune.graph import weight_of
 from onnx_prune.kept import Plan, masks
-from onnx_prune.nodes import Place, names_read
+from onnx_prune.model.graph import weight_of
+from onnx_prune.model.nodes import Place, names_read
 
 Array = NDArray[Any]
 # Integers that onnxruntime's Where selects; others take the way through int32.

@@ -10,12 +10,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from onnx_prune import options_sparse
-from onnx_prune.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
 from onnx_prune.errors import InputError
-from onnx_prune.paths import require_file, require_place
 from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
-from onnx_prune.sparsity import SPARSE_CRITERIA
+from onnx_prune.sparse import options as options_sparse
+from onnx_prune.sparse.sparsity import SPARSE_CRITERIA
+from onnx_prune.terminal.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
+from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import plain
 
 USAGE = "IN.onnx OUT.onnx [options]"

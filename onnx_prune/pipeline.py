@@ -14,31 +14,32 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import criteria, files, plan, samples, stages
+from onnx_prune import criteria, plan, samples, stages
 from onnx_prune.allocate import meet
 from onnx_prune.analyse import couple
-from onnx_prune.axis import Atom
-from onnx_prune.biases import growth
-from onnx_prune.blame import fault
-from onnx_prune.calibrate import Calibrator
+from onnx_prune.axes.axis import Atom
+from onnx_prune.calibration.biases import growth
+from onnx_prune.calibration.calibrator import Calibrator
+from onnx_prune.calibration.evaluate import evaluate
 from onnx_prune.choose import Choice, Scores, candidates, choose, matches, require_matches
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune, PruneError
-from onnx_prune.evaluate import evaluate
 from onnx_prune.follow import CannotRestate
-from onnx_prune.graph import Graph
 from onnx_prune.kept import shapes_after
-from onnx_prune.memory import require_fits
+from onnx_prune.model import files
+from onnx_prune.model.blame import fault
+from onnx_prune.model.graph import Graph
+from onnx_prune.model.memory import require_fits
+from onnx_prune.model.sign import sign
 from onnx_prune.plan import Plan
-from onnx_prune.prove import Proof, or_refused, prove
+from onnx_prune.proof.prove import Proof, or_refused, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.runtime import RunError
 from onnx_prune.settings import Budget, Settings, Target
-from onnx_prune.shapes import at_batch_one
-from onnx_prune.sign import sign
+from onnx_prune.shape.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
 _STRICT = 0.1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_prune.axis import Atom, Mask
+from onnx_prune.axes.axis import Atom, Mask
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import copies_made
 from onnx_prune.errors import InputError

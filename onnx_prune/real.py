@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.codes import Coded, spread
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Graph, weight_of
+from onnx_prune.model.graph import Graph, weight_of
 
 Array = NDArray[Any]
 

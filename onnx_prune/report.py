@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnx_prune.evaluate import Accuracy
-from onnx_prune.prove import Proof
-from onnx_prune.recover import Recovery
+from onnx_prune.calibration.evaluate import Accuracy
+from onnx_prune.calibration.recover import Recovery
+from onnx_prune.proof.prove import Proof
 from onnx_prune.validate import Drift, Latency
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnx_prune.axis import Atom, atoms
+from onnx_prune.axes.axis import Atom, atoms
+from onnx_prune.axes.relation import Relation
 from onnx_prune.coupling import Bound, Role
-from onnx_prune.nodes import Node
-from onnx_prune.relation import Relation
+from onnx_prune.model.nodes import Node
 
 
 def roles_of(

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import onnx
 
-from onnx_prune import files, maskfile, pipeline
+from onnx_prune import pipeline
 from onnx_prune.analyse import couple
 from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.model import files
 from onnx_prune.pipeline import Result
 from onnx_prune.report import Report
-from onnx_prune.schedule import sparsities
 from onnx_prune.settings import Settings
-from onnx_prune.sparse_report import SparseReport
-from onnx_prune.sparsify import sparsify
-from onnx_prune.sparsity import Sparsity
+from onnx_prune.sparse import maskfile
+from onnx_prune.sparse.report import SparseReport
+from onnx_prune.sparse.schedule import sparsities
+from onnx_prune.sparse.sparsify import sparsify
+from onnx_prune.sparse.sparsity import Sparsity
 from onnx_prune.stages import load
 from onnx_prune.validate import validate
 

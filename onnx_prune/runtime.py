@@ -15,9 +15,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_prune import tensors
 from onnx_prune.errors import InputError, PruneError
-from onnx_prune.memory import available
+from onnx_prune.model import tensors
+from onnx_prune.model.memory import available
 from onnx_prune.words import human
 
 Array = NDArray[Any]

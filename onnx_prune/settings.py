@@ -134,7 +134,7 @@ class Settings:
     Attributes:
         budget: how much to remove, and where.
         criterion: name of the criterion, see `onnx_prune.criteria.CRITERIA` and
-            `onnx_prune.calibrated.CALIBRATED`; None is "obs" with data and "l1" without.
+            `onnx_prune.calibration.criteria.CALIBRATED`; None is "obs" with data and "l1" without.
         scores: the user's own scores instead: a .npz file, or arrays by weight name.
         apply_plan: a plan file to replay instead of choosing.
         validate: prove the cut and run both models; False writes an unproved file.

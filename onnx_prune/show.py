@@ -11,9 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnx_prune.page import Column, Page, document
-from onnx_prune.regained import drift_in_words, sentences
+from onnx_prune.calibration.regained import drift_in_words, sentences
 from onnx_prune.report import GroupCut, HeldBack, Report
+from onnx_prune.terminal.page import Column, Page, document
 from onnx_prune.words import change, duration, human, scientific, share, some, times
 
 _TOP_GROUPS, _TOP_HELD = 8, 5

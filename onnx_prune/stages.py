@@ -12,9 +12,9 @@ from typing import Literal
 
 import onnx
 
-from onnx_prune import files, tensors
 from onnx_prune.draft import Draft
-from onnx_prune.graph import Graph
+from onnx_prune.model import files, tensors
+from onnx_prune.model.graph import Graph
 from onnx_prune.settings import Progress
 
 Source = str | Path | onnx.ModelProto

@@ -15,12 +15,12 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import samples
-from onnx_prune.calibration import Calibration
+from onnx_prune.calibration.data import Calibration
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import ProofFailed
 from onnx_prune.runtime import Feeds, RunError, Session, random_feeds
 from onnx_prune.settings import Settings
-from onnx_prune.shapes import at_batch_one
+from onnx_prune.shape.shapes import at_batch_one
 
 Array = NDArray[Any]
 LEAST_RUNS, MOST_RUNS = 5, 50

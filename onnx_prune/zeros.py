@@ -12,11 +12,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Atom, atoms
+from onnx_prune.axes.axis import Atom, atoms
+from onnx_prune.axes.relation import Relation
 from onnx_prune.codes import Coded, coded, moves, point
-from onnx_prune.graph import Graph, weight_of
-from onnx_prune.nodes import Node
-from onnx_prune.relation import Relation
+from onnx_prune.model.graph import Graph, weight_of
+from onnx_prune.model.nodes import Node
 
 Carriers = dict[Atom, dict[int, bool]]
 

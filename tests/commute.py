@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnx_prune.axis import Atom, Mask, atoms, keep, size
+from onnx_prune.axes.axis import Atom, Mask, atoms, keep, size
+from onnx_prune.axes.relation import Code, Dims, Op, Relation, Shape
+from onnx_prune.axes.restate import restated
 from onnx_prune.codes import spread
-from onnx_prune.relation import Code, Dims, Op, Relation, Shape
-from onnx_prune.restate import restated
 from onnx_prune.rules import relate
 
 Array = NDArray[Any]

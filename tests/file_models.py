@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnx_prune import files
+from onnx_prune.model import files
 
 FLOAT = TensorProto.FLOAT
 OUTSIDE = 2048  # elements of a tensor that goes to the data file

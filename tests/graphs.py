@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_prune import criteria, cut
 from onnx_prune.analyse import couple
-from onnx_prune.axis import Atom, Mask
+from onnx_prune.axes.axis import Atom, Mask
 from onnx_prune.coupling import Coupling, Group
-from onnx_prune.graph import Graph
-from onnx_prune.prove import prove
+from onnx_prune.model.graph import Graph
+from onnx_prune.proof.prove import prove
 
 Array = NDArray[Any]
 Dims = Sequence[int | str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from onnx_prune.prove import Proof
+from onnx_prune.proof.prove import Proof
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.validate import Drift, Latency
 

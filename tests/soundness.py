@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnx_prune import order
 from onnx_prune.analyse import couple
 from onnx_prune.coupling import Coupling
-from onnx_prune.graph import Graph, weight_of
 from onnx_prune.kept import Plan, masks
-from onnx_prune.prove import NotProved, prove
-from onnx_prune.randomness import random_nodes
+from onnx_prune.model.graph import Graph, weight_of
+from onnx_prune.proof import order
+from onnx_prune.proof.prove import NotProved, prove
+from onnx_prune.proof.randomness import random_nodes
 from onnx_prune.runtime import random_feeds
 from onnx_prune.settings import Budget
-from onnx_prune.shapes import Shapes
+from onnx_prune.shape.shapes import Shapes
 from tools.attempt import attempt
 
 Array = NDArray[Any]

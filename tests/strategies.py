@@ -13,8 +13,8 @@ from hypothesis import assume, reject
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from onnx_prune.axis import Atom, Axis, Mask, cat, prod
-from onnx_prune.relation import Shape
+from onnx_prune.axes.axis import Atom, Axis, Mask, cat, prod
+from onnx_prune.axes.relation import Shape
 from onnx_prune.settings import ATTENTION, Budget
 from tests.random_graphs import Builder, Size, Value
 from tests.random_layers import head

@@ -11,12 +11,12 @@ import pytest
 
 from onnx_prune import prune
 from onnx_prune.allocate import Bill, allocate, bill, widths_allowed
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
 from onnx_prune.cost import total_macs
 from onnx_prune.errors import InputError
-from onnx_prune.graph import Graph
+from onnx_prune.model.graph import Graph
 from onnx_prune.settings import Budget, target
-from onnx_prune.shapes import infer
+from onnx_prune.shape.shapes import infer
 from tests import zoo
 from tests.graphs import Array, analyse
 from tests.models import small_cnn

@@ -10,7 +10,7 @@ import pytest
 from onnx_prune import criteria
 from onnx_prune.choose import candidates, choose
 from onnx_prune.cut import cut
-from onnx_prune.prove import prove
+from onnx_prune.proof.prove import prove
 from onnx_prune.settings import Budget
 from tests.graphs import analyse, build, initializers, node, noise
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_prune.axis import Atom, Axis, Cat, Mask, Prod, atoms, cat, count, keep, owner, prod, size
+from onnx_prune.axes.axis import Atom, Axis, Cat, Mask, Prod, atoms, cat, count, keep, owner, prod, size
 from tests.strategies import SIZES, axes_of, plans
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_prune import calibrated
-from onnx_prune.calibrated import CALIBRATED, rank
-from onnx_prune.calibration import Calibration, load
+from onnx_prune.calibration import criteria as calibrated
+from onnx_prune.calibration.criteria import CALIBRATED, rank
+from onnx_prune.calibration.data import Calibration, load
 from onnx_prune.coupling import Coupling
 from onnx_prune.criteria import CRITERIA
 from onnx_prune.settings import CALIBRATED_NAMES, CRITERIA_NAMES

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_prune import calibration
-from onnx_prune.calibration import Calibration, load
+from onnx_prune.calibration import data as calibration
+from onnx_prune.calibration.data import Calibration, load
 from onnx_prune.errors import InputError
-from onnx_prune.graph import Graph
+from onnx_prune.model.graph import Graph
 from tests.graphs import Array, build, noise
 
 SHAPES = {"x": (2, 3)}

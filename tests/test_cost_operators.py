@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from onnx_prune.axes.relation import Op, Shape
 from onnx_prune.cost import MACS
-from onnx_prune.relation import Op, Shape
 from onnx_prune.rules import RULES
 
 # Two samples, 5 queries and 7 keys in 3 heads, 8 channels of a query and 4 of a value.

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import check_model
 
 from onnx_prune import criteria, plan
-from onnx_prune.axis import Atom, Mask
+from onnx_prune.axes.axis import Atom, Mask
 from onnx_prune.choose import candidates, choose
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
-from onnx_prune.prove import prove
+from onnx_prune.proof.prove import prove
 from onnx_prune.runtime import Session, random_feeds
 from onnx_prune.settings import Budget
 from tests import zoo

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_prune import dead as pipeline
-from onnx_prune.clean import Dead, dead
 from onnx_prune.cut import cut
-from onnx_prune.dead import remove_dead
+from onnx_prune.dead import remove as pipeline
+from onnx_prune.dead.clean import Dead, dead
+from onnx_prune.dead.remove import remove_dead
 from onnx_prune.errors import NothingToPrune, ProofFailed
-from onnx_prune.graph import Graph
+from onnx_prune.model.graph import Graph
 from onnx_prune.pipeline import Result
 from onnx_prune.runtime import Session
 from tests.graphs import Array, analyse, build, initializers, node, noise

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from onnx_prune import criteria
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
 from onnx_prune.choose import candidates, choose
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
-from onnx_prune.prove import prove
+from onnx_prune.proof.prove import prove
 from onnx_prune.settings import Budget
 from tests.graphs import analyse, build, noise
 

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
+from onnx_prune.calibration.evaluate import Accuracy, evaluate
 from onnx_prune.errors import InputError
-from onnx_prune.evaluate import Accuracy, evaluate
-from onnx_prune.graph import Graph
+from onnx_prune.model.graph import Graph
 from tests.graphs import Array, build
 
 # Four samples of two classes as one-hot vectors; the second model takes 1 for 0.

@@ -17,16 +17,16 @@ from rich.console import Console
 
 import onnx_prune
 from onnx_prune.analyse import SINGLE
-from onnx_prune.bridge import Bridge
-from onnx_prune.chain import Step
 from onnx_prune.cli import main
 from onnx_prune.errors import InputError
-from onnx_prune.explanation import Explanation, GroupShare, barred
-from onnx_prune.graph import weight_of
-from onnx_prune.reach import NO_CHANNELS, Kept, Reach, reach
+from onnx_prune.explanation.bridge import Bridge
+from onnx_prune.explanation.chain import Step
+from onnx_prune.explanation.explain import Explanation, GroupShare, barred
+from onnx_prune.explanation.reach import NO_CHANNELS, Kept, Reach, reach
+from onnx_prune.explanation.show import show
+from onnx_prune.explanation.why import whys
+from onnx_prune.model.graph import weight_of
 from onnx_prune.settings import Budget
-from onnx_prune.show_explanation import show
-from onnx_prune.why import whys
 from onnx_prune.words import human, share
 from tests import zoo
 from tests.graphs import analyse, build, node, noise

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnx_prune.compare import difference
-from onnx_prune.graph import Graph
-from onnx_prune.prove import Proof, prove
-from onnx_prune.reference import Reference
-from onnx_prune.tensors import read
+from onnx_prune.model.graph import Graph
+from onnx_prune.model.tensors import read
+from onnx_prune.proof.compare import difference
+from onnx_prune.proof.prove import Proof, prove
+from onnx_prune.proof.reference import Reference
 from tests.graphs import build, node, noise
 from tools.faults import PLANTERS, Cut, caught, pruned
 
@@ -282,7 +282,7 @@ def test_half_precision_is_compared_in_single() -> None:
 
 
 def test_factors_are_halved_where_the_cpu_saturates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_prune.reference.saturates", lambda: True)
+    monkeypatch.setattr("onnx_prune.proof.reference.saturates", lambda: True)
     right = cut("qlinear_conv")
     reference = Reference(right.coupling, right.plan, None)
     at = reference.parting(right.small)

@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.message import EncodeError
 from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
-from onnx_prune import files, tensors
 from onnx_prune.errors import InputError
+from onnx_prune.model import files, tensors
 from tests.file_models import FLOAT, OUTSIDE, build, names, run, value, weight, write, write_external
 
 # Nothing is lost

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnx_prune import files, tensors
 from onnx_prune.errors import InputError, Interrupted, Unwritable
+from onnx_prune.model import files, tensors
 from tests.file_models import as_nobody, build, names, run, weight, write, write_external
 
 
@@ -118,7 +118,7 @@ def test_stopped_half_way(tmp_path: Path, error: type[BaseException], external: 
 SAVER = """
     import sys, numpy as np
     from onnx import TensorProto, helper
-    from onnx_prune import files
+    from onnx_prune.model import files
     folder, external = sys.argv[1:]
     info = [helper.make_tensor_value_info("y", 1, [300_000])]
     stored = [TensorProto(name=n, data_type=1, dims=[300_000]) for n in "abcdefgh"]

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from onnx_prune import files
 from onnx_prune.errors import InputError
+from onnx_prune.model import files
 from tests.file_models import FLOAT, as_nobody, build, value, weight, write, write_external
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_prune.gram import Gram
+from onnx_prune.calibration.gram import Gram
 
 
 def drawn(seed: int, groups: int = 2, rows: int = 30, width: int = 4, results: int = 3):  # type: ignore[no-untyped-def]

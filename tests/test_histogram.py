@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from onnx_prune.histogram import BINS, Histogram, histogram, png, svg
+from onnx_prune.sparse.histogram import BINS, Histogram, histogram, png, svg
 
 # Deviation 2: -1, 1 and 3 of it, with zeros that do not count; bins are 8 / 41 wide, the middle one is 20.
 OLD = np.array([-2.0, 2, -2, 2], np.float32)

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_prune.graph import Graph
-from onnx_prune.linear import Linear, linear
+from onnx_prune.calibration.linear import Linear, linear
+from onnx_prune.model.graph import Graph
 from onnx_prune.runtime import Session
 from tests.graphs import Array, build, node, noise
 

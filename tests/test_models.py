@@ -17,10 +17,10 @@ from onnx_prune import prune
 from onnx_prune.analyse import couple
 from onnx_prune.cost import total_macs
 from onnx_prune.coupling import Coupling
-from onnx_prune.files import load
-from onnx_prune.graph import Graph
 from onnx_prune.kept import Plan, shapes_after
-from onnx_prune.prove import prove
+from onnx_prune.model.files import load
+from onnx_prune.model.graph import Graph
+from onnx_prune.proof.prove import prove
 from onnx_prune.runtime import Session
 from onnx_prune.settings import Budget
 from tests import zoo

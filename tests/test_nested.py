@@ -12,12 +12,12 @@ from onnx import numpy_helper
 from onnx.checker import check_model
 
 from onnx_prune import prune
-from onnx_prune.axis import Atom, atoms
+from onnx_prune.axes.axis import Atom, atoms
+from onnx_prune.axes.relation import Relation
 from onnx_prune.cost import savings, total_macs
 from onnx_prune.cut import cut
 from onnx_prune.errors import NothingToPrune, ProofFailed
-from onnx_prune.prove import prove
-from onnx_prune.relation import Relation
+from onnx_prune.proof.prove import prove
 from onnx_prune.rules import RULES
 from tests import zoo
 from tests.bodies import body, branching, looping, recurrent, scanning, two_branches

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_prune.gram import Gram
-from onnx_prune.obs import Correlated, Part, Uncorrelated, eliminate, part
+from onnx_prune.calibration.gram import Gram
+from onnx_prune.calibration.obs import Correlated, Part, Uncorrelated, eliminate, part
 from tests.graphs import Array
 
 

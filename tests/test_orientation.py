@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_prune.weights import EMBEDDING, SCALE, Weights, find
+from onnx_prune.sparse.weights import EMBEDDING, SCALE, Weights, find
 from tests import zoo
 from tests.graphs import Array, Dims, analyse, build, node, noise
 

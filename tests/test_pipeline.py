@@ -15,7 +15,7 @@ from onnx.checker import check_model
 
 from onnx_prune import NothingToPrune, NotProved, couple, plan, prune
 from onnx_prune.errors import InputError
-from onnx_prune.graph import Graph
+from onnx_prune.model.graph import Graph
 from onnx_prune.pipeline import prune as run
 from onnx_prune.settings import Budget, Settings
 from tests import zoo

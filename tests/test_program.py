@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 
 from onnx_prune import verbs
 from onnx_prune.cli import main
-from onnx_prune.command import Option, command
 from onnx_prune.errors import NothingToPrune
 from onnx_prune.settings import Settings
+from onnx_prune.terminal.command import Option, command
 
 
 @command(

@@ -13,15 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_prune import choose, criteria, settings
 from onnx_prune.analyse import couple
-from onnx_prune.axis import atoms, cat
-from onnx_prune.compare import difference, varies
+from onnx_prune.axes.axis import atoms, cat
+from onnx_prune.axes.relation import CARRIED, Op, Relation, letters
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
 from onnx_prune.errors import NotProved, ProofFailed
-from onnx_prune.graph import Graph
 from onnx_prune.kept import Plan
-from onnx_prune.prove import Proof, prove
-from onnx_prune.relation import CARRIED, Op, Relation, letters
+from onnx_prune.model.graph import Graph
+from onnx_prune.proof.compare import difference, varies
+from onnx_prune.proof.prove import Proof, prove
 from onnx_prune.rules import RULES
 
 Array = np.ndarray[Any, Any]

@@ -14,12 +14,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_prune import taps
-from onnx_prune.axis import Atom, Mask
-from onnx_prune.calibration import Calibration, load
+from onnx_prune.axes.axis import Atom, Mask
+from onnx_prune.calibration import taps
+from onnx_prune.calibration.data import Calibration, load
+from onnx_prune.calibration.recover import Method, Recovery, Refit, recover
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
-from onnx_prune.recover import Method, Recovery, Refit, recover
 from onnx_prune.runtime import Session
 from tests.graphs import Array, analyse, build, initializers, node, noise
 

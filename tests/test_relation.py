@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_prune.axis import Atom, atoms
+from onnx_prune.axes.axis import Atom, atoms
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import NEVER, WHOLE, Op, Relation, Shape, hold, letters, mix, positive
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, WHOLE, Op, Relation, Shape, hold, letters, mix, positive
 
 
 def op(ins: str, outs: str = "", **rest: object) -> Op:

@@ -11,16 +11,16 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from onnx_prune import maskfile
 from onnx_prune.cli import main
 from onnx_prune.errors import InputError
 from onnx_prune.rounds import masks_of_rounds, prune_in_rounds
 from onnx_prune.runtime import Session
-from onnx_prune.schedule import KINDS, of_what_remains, sparsities
 from onnx_prune.settings import Budget, Settings
-from onnx_prune.sparsify import sparsify
-from onnx_prune.sparsity import Sparsity
-from onnx_prune.ticket import ticket
+from onnx_prune.sparse import maskfile
+from onnx_prune.sparse.schedule import KINDS, of_what_remains, sparsities
+from onnx_prune.sparse.sparsify import sparsify
+from onnx_prune.sparse.sparsity import Sparsity
+from onnx_prune.sparse.ticket import ticket
 from tests.graphs import initializers
 from tests.models import small_cnn
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import CARRIED, NEVER, Op, Relation, Zero, letters
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import CARRIED, NEVER, Op, Relation, Zero, letters
 from onnx_prune.rules import RULES, relate
 from tests.cases_compute import MADE, signed
 from tests.commute import Array, Case, RefusedError, check

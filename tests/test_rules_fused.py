@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnx_prune.axes.relation import NEVER, Op, Shape
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import NEVER, Op, Shape
 from onnx_prune.rules import RULES, relate
 from tests.commute import Array, Case, check
 

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.relation import Code, Op
 from onnx_prune.codes import point
 from onnx_prune.errors import Misfit
-from onnx_prune.graph import Graph
 from onnx_prune.mask import masked
+from onnx_prune.model.graph import Graph
 from onnx_prune.real import real, unpack
-from onnx_prune.relation import Code, Op
 from onnx_prune.rules import RULES, relate
 from tests.commute import Array, Case, RefusedError, check
 from tests.graphs import analyse, build, group_of, halved, initializers, keeping, node, noise
@@ -316,7 +316,7 @@ def test_blocks_are_cut_whole_or_inside() -> None:
     assert {g.size for g in coupling.groups} == {4, 3}
     for group in coupling.groups:
         from onnx_prune import cut
-        from onnx_prune.prove import prove
+        from onnx_prune.proof.prove import prove
 
         plan = keeping(group, 0, 2)
         assert prove(coupling, plan, cut.cut(coupling, plan).whole()).error <= 1e-6

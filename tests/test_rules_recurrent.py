@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_prune.analyse import couple
-from onnx_prune.graph import Graph
-from onnx_prune.relation import NEVER, Op
+from onnx_prune.axes.relation import NEVER, Op
+from onnx_prune.model.graph import Graph
 from onnx_prune.rules import relate
 from tests.commute import Array, Case, RefusedError, check, claims_zero
 from tests.graphs import halved

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_prune.axis import Cat, atoms, keep, size
+from onnx_prune.axes.axis import Cat, atoms, keep, size
+from onnx_prune.axes.relation import Op, Relation, Shape
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Op, Relation, Shape
 from onnx_prune.rules import RULES, relate
 from onnx_prune.rules.reshape import DYNAMIC, UNSTABLE, refine
 from tests.commute import Array, Case, RefusedError, check

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnx_prune.axes.relation import Op
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Op
 from onnx_prune.rules import RULES, relate
 from tests.commute import Array, Case, RefusedError, check
 from tests.node_cases import node_cases

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_prune import prune, seams
-from onnx_prune.graph import Graph
-from onnx_prune.prove import prove
+from onnx_prune import prune
+from onnx_prune.model.graph import Graph
+from onnx_prune.proof import seams
+from onnx_prune.proof.prove import prove
 from onnx_prune.runtime import Session
 from tests.graphs import build, node, noise
 from tools.faults import PLANTERS, Cut, caught, pruned

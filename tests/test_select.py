@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from onnx_prune import granularity, saliency, select
-from onnx_prune.bits import Bits
 from onnx_prune.errors import InputError
-from onnx_prune.orientation import Layout
+from onnx_prune.sparse import granularity, saliency, select
+from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.orientation import Layout
 
 VALUES = np.array([[0.5, -1.0, 0.0], [2.0, -0.5, 0.5]], np.float32)
 

@@ -12,11 +12,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from onnx_prune.evaluate import Accuracy
-from onnx_prune.page import console
-from onnx_prune.recover import Recovery, Refit
+from onnx_prune.calibration.evaluate import Accuracy
+from onnx_prune.calibration.recover import Recovery, Refit
 from onnx_prune.report import HeldBack, Report, Size
 from onnx_prune.show import as_json, show
+from onnx_prune.terminal.page import console
 from onnx_prune.validate import Drift
 from tests.reports import group, resnet50
 

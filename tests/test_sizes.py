@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from onnx_prune.errors import ProofFailed
-from onnx_prune.prove import prove
+from onnx_prune.proof.prove import prove
 from onnx_prune.settings import Budget
 from tests import zoo
 from tests.graphs import analyse, build, node, noise

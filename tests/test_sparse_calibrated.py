@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_prune import sparsegpt
 from onnx_prune.errors import InputError
-from onnx_prune.sparsegpt import Runs
-from onnx_prune.sparsify import SparseResult, sparsify
-from onnx_prune.sparsity import Sparsity
+from onnx_prune.sparse import sparsegpt
+from onnx_prune.sparse.sparsegpt import Runs
+from onnx_prune.sparse.sparsify import SparseResult, sparsify
+from onnx_prune.sparse.sparsity import Sparsity
 from tests.graphs import Array, build, initializers, node, noise
 
 SAMPLES = 12

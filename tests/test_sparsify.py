@@ -12,12 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_prune import files, maskfile, zeroing
-from onnx_prune.bits import Bits
 from onnx_prune.errors import InputError, NothingToPrune, ProofFailed
+from onnx_prune.model import files
 from onnx_prune.runtime import Session
-from onnx_prune.sparsify import SparseResult, sparsify
-from onnx_prune.sparsity import Sparsity
+from onnx_prune.sparse import maskfile, zeroing
+from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.sparsify import SparseResult, sparsify
+from onnx_prune.sparse.sparsity import Sparsity
 from tests import zoo
 from tests.graphs import Array, analyse, build, initializers, node, noise
 from tests.models import small_cnn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from onnx_prune import taps
+from onnx_prune.calibration import taps
 from tests.graphs import build, noise
 from tests.models import small_cnn
 

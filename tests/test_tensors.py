@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from onnx import GraphProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 
-from onnx_prune import tensors, wire
 from onnx_prune.errors import InputError
+from onnx_prune.model import tensors, wire
 
 TYPES = [
     code for code in TensorProto.DataType.values() if code not in (TensorProto.UNDEFINED, TensorProto.STRING)

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from onnx_prune.analyse import couple
-from onnx_prune.graph import Graph
-from onnx_prune.prove import prove
+from onnx_prune.model.graph import Graph
+from onnx_prune.proof.prove import prove
 from onnx_prune.settings import Budget
 from tests import zoo
 from tests.graphs import analyse, build, initializers, node, noise

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_prune.axis import Atom, Axis, atoms, cat, keep, prod, size
-from onnx_prune.unify import TANGLED, Solver
+from onnx_prune.axes.axis import Atom, Axis, atoms, cat, keep, prod, size
+from onnx_prune.axes.unify import TANGLED, Solver
 from tests.strategies import equations, plans, sound_equations
 
 

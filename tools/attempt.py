@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_prune import choose, criteria
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
 from onnx_prune.draft import Draft

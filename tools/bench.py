@@ -122,10 +122,10 @@ def process(*command: str) -> tuple[float, float, float]:
 
 def coupling(path: Path) -> Row:
     """Seconds to couple one model: finding the shapes (`shapes_s`), and the rest (`solve_s`)."""
-    from onnx_prune import files
     from onnx_prune.analyse import couple
-    from onnx_prune.graph import Graph
-    from onnx_prune.shapes import infer
+    from onnx_prune.model import files
+    from onnx_prune.model.graph import Graph
+    from onnx_prune.shape.shapes import infer
 
     graph = Graph(files.load(path), path.parent)
     shapes, whole = interleaved(1, lambda: infer(graph), lambda: couple(Graph(graph.model, path.parent)))

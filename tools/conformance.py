@@ -190,8 +190,8 @@ def one(model: onnx.ModelProto, feeds: dict[str, Any] | None, ratio: float) -> t
 
     from onnx_prune.analyse import couple
     from onnx_prune.errors import NotProved, ProofFailed
-    from onnx_prune.graph import Graph
-    from onnx_prune.prove import prove
+    from onnx_prune.model.graph import Graph
+    from onnx_prune.proof.prove import prove
     from onnx_prune.settings import Budget
 
     coupling = couple(Graph(model))

@@ -25,15 +25,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_prune import files, tensors
 from onnx_prune.analyse import couple
-from onnx_prune.compare import difference
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NotProved, ProofFailed
-from onnx_prune.graph import Graph
 from onnx_prune.kept import Plan, masks
-from onnx_prune.order import HALVES
-from onnx_prune.prove import prove
+from onnx_prune.model import files, tensors
+from onnx_prune.model.graph import Graph
+from onnx_prune.proof.compare import difference
+from onnx_prune.proof.order import HALVES
+from onnx_prune.proof.prove import prove
 from onnx_prune.runtime import RunError, Session, random_feeds
 from onnx_prune.settings import Budget
 from tools.attempt import attempt

@@ -23,9 +23,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_prune import maskfile
-from onnx_prune.sparsity import Sparsity
-from onnx_prune.ticket import ticket
+from onnx_prune.sparse import maskfile
+from onnx_prune.sparse.sparsity import Sparsity
+from onnx_prune.sparse.ticket import ticket
 
 Array = NDArray[Any]
 Weights = dict[str, Array]

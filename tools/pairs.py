@@ -27,9 +27,9 @@ from pathlib import Path
 import click
 import onnx
 
-from onnx_prune import files
 from onnx_prune.analyse import couple
-from onnx_prune.graph import Graph
+from onnx_prune.model import files
+from onnx_prune.model.graph import Graph
 from onnx_prune.settings import Budget
 from tools.attempt import attempt
 

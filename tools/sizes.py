@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onnx_prune.compare import varies
 from onnx_prune.coupling import Coupling
+from onnx_prune.proof.compare import varies
 from onnx_prune.runtime import RunError, Session, random_feeds
 
 Shape = tuple[int, ...]

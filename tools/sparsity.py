@@ -14,8 +14,8 @@ import click
 import numpy as np
 import onnx
 
-from onnx_prune.sparsify import sparsify
-from onnx_prune.sparsity import Sparsity
+from onnx_prune.sparse.sparsify import sparsify
+from onnx_prune.sparse.sparsity import Sparsity
 from tools.accuracy import MODELS, top1
 
 CRITERIA = ("magnitude", "lamp", "erk", "wanda", "ria", "sparsegpt")

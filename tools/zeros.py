@@ -60,9 +60,9 @@ def wrong(before: onnx.ModelProto, after: onnx.ModelProto, zeros: dict[str, int]
 def one(path: Path, ratio: float, pattern: str) -> dict[str, object]:
     """What became of one model."""
     from onnx_prune.errors import NothingToPrune
-    from onnx_prune.select import portion
-    from onnx_prune.sparsify import sparsify
-    from onnx_prune.sparsity import Sparsity
+    from onnx_prune.sparse.select import portion
+    from onnx_prune.sparse.sparsify import sparsify
+    from onnx_prune.sparse.sparsity import Sparsity
 
     asked = Sparsity(ratio=ratio) if pattern == "unstructured" else Sparsity(pattern=pattern)
     with tempfile.TemporaryDirectory() as folder:

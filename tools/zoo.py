@@ -74,11 +74,11 @@ def one(path: Path, ratio: float, round_to: int, mixed: bool, sizes: int, zoo: P
     from attempt import attempt
     from sizes import further
 
-    from onnx_prune import files
     from onnx_prune.analyse import couple
     from onnx_prune.errors import NotProved, ProofFailed
-    from onnx_prune.graph import Graph
-    from onnx_prune.prove import prove
+    from onnx_prune.model import files
+    from onnx_prune.model.graph import Graph
+    from onnx_prune.proof.prove import prove
     from onnx_prune.settings import Budget
 
     start = time.perf_counter()

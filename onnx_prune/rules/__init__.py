@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from onnx_prune.relation import Op, Relation
+from onnx_prune.axes.relation import Op, Relation
 
 Rule = Callable[[Op], Relation]
 RULES: dict[tuple[str, str], Rule] = {}

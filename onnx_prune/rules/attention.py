@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import sqrt
 
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import CARRIED, NEVER, Op, Relation, Shape, Zero, hold, letters, positive
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import CARRIED, NEVER, Op, Relation, Shape, Zero, hold, letters, positive
 from onnx_prune.rules import rule
 
 POSITIONS = "positions are not channels"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from math import sqrt
 
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import NEVER, Code, Op, Relation, Zero
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, Code, Op, Relation, Zero
 from onnx_prune.rules import rule
 from onnx_prune.rules.attention import POSITIONS, ROTATED, TWICE, heads, optional, rotated, spread, wanted
 

@@ -1,11 +1,11 @@
-"""Values that cross the border of a body of If, Loop or Scan, see `onnx_prune.flatten`."""
+"""Values that cross the border of a body of If, Loop or Scan, see `onnx_prune.model.flatten`."""
 
 from __future__ import annotations
 
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import NEVER, Dims, Op, Relation, Shape, letters, positive
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, Dims, Op, Relation, Shape, letters, positive
 from onnx_prune.rules import rule
 
 STEPS = "it counts the steps of a loop"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import Op, Relation
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import Op, Relation
 from onnx_prune.rules import rule
 
 SPACE = "space is not a channel axis"

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import NEVER, Op, Relation, Shape, Zero, letters
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, Op, Relation, Shape, Zero, letters
 from onnx_prune.rules import rule
 
 # Types in which zero has no representation of its own: "0" is a string, e8m0 holds powers of two.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_prune.axis import Atom, Axis, prod
+from onnx_prune.axes.axis import Atom, Axis, prod
+from onnx_prune.axes.relation import Code, Dims, Op, Relation, hold, letters, positive
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Code, Dims, Op, Relation, hold, letters, positive
 from onnx_prune.rules import rule
 from onnx_prune.rules.indexing import BY_DATA, LOOKED_UP
 from onnx_prune.rules.quantized_vendor import BLOCK

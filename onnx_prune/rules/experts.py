@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import Op, Relation
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import Op, Relation
 from onnx_prune.rules import rule
 
 CHOSEN = "experts are chosen by the rank of their scores"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import NEVER, Op, Relation, Zero, letters
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, Op, Relation, Zero, letters
 from onnx_prune.rules import rule
 from onnx_prune.rules.conv import SPACE
 from onnx_prune.rules.elementwise import align

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_prune.axis import Atom, Axis
-from onnx_prune.relation import NEVER, Dims, Op, Relation, Restate, Zero, hold, letters, positive
+from onnx_prune.axes.axis import Atom, Axis
+from onnx_prune.axes.relation import NEVER, Dims, Op, Relation, Restate, Zero, hold, letters, positive
 from onnx_prune.rules import rule
 from onnx_prune.rules.movement import run
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_prune.axis import Atom
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.relation import Dims, Op, Relation, Shape, letters
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Dims, Op, Relation, Shape, letters
 from onnx_prune.rules import rule
 from onnx_prune.rules.elementwise import align
 

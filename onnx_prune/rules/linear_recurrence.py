@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import sqrt
 
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import NEVER, Op, Relation, Zero
 from onnx_prune.errors import Misfit
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, Op, Relation, Zero
 from onnx_prune.rules import rule
 from onnx_prune.rules.attention import POSITIONS, TWICE, optional, wanted
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnx_prune.axes.relation import NEVER, Op, Relation, hold, letters
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import NEVER, Op, Relation, hold, letters
 from onnx_prune.rules import rule
 
 ENTRIES = "positions in a matrix are not channels"

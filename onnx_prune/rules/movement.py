@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import ceil
 
-from onnx_prune.axis import Atom, Axis, cat, prod
-from onnx_prune.relation import CARRIED, NEVER, Dims, Op, Relation, Restate, hold, letters, positive
+from onnx_prune.axes.axis import Atom, Axis, cat, prod
+from onnx_prune.axes.relation import CARRIED, NEVER, Dims, Op, Relation, Restate, hold, letters, positive
 from onnx_prune.rules import rule
 
 PADDING = "padding is not a channel"

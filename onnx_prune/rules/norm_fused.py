@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnx_prune.axis import Atom
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import Code, Op, Relation, Zero, letters, mix
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import Code, Op, Relation, Zero, letters, mix
 from onnx_prune.rules import rule
 from onnx_prune.rules.attention import wanted
 from onnx_prune.rules.elementwise import align

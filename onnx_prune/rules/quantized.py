@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from onnx_prune.axis import Atom, Axis, prod, size
+from onnx_prune.axes.axis import Atom, Axis, prod, size
+from onnx_prune.axes.relation import Code, Dims, Op, Relation, Restate, letters, positive
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Code, Dims, Op, Relation, Restate, letters, positive
 from onnx_prune.rules import rule
 from onnx_prune.rules.conv import conv
 from onnx_prune.rules.linear import matmul

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from onnx_prune.axis import Atom, Axis, atoms, prod, size
+from onnx_prune.axes.axis import Atom, Axis, atoms, prod, size
+from onnx_prune.axes.relation import NEVER, Code, Dims, Op, Relation, Restate, hold, letters
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import NEVER, Code, Dims, Op, Relation, Restate, hold, letters
 from onnx_prune.rules import rule
 from onnx_prune.rules.elementwise import product, total, unary, unary_without_zero, where
 from onnx_prune.rules.linear import gemm, matmul

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import NEVER, Op, Relation
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import NEVER, Op, Relation
 from onnx_prune.rules import rule
 
 # Activations that make zero of zero; Affine does too where its beta is 0, which nobody writes.

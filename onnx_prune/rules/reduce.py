@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnx_prune.axis import Atom
-from onnx_prune.relation import CARRIED, NEVER, Dims, Op, Relation, Shape, Zero, hold, letters, mix, positive
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.relation import (
+    CARRIED,
+    NEVER,
+    Dims,
+    Op,
+    Relation,
+    Shape,
+    Zero,
+    hold,
+    letters,
+    mix,
+    positive,
+)
 from onnx_prune.rules import rule
 
 UNKNOWN = "the axes of the operator are known only at run time"

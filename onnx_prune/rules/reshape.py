@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod as product
 
-from onnx_prune.axis import Atom, Axis, prod
+from onnx_prune.axes.axis import Atom, Axis, prod
+from onnx_prune.axes.relation import Dims, Op, Relation, Restate, Shape, hold, letters
 from onnx_prune.errors import Misfit
-from onnx_prune.relation import Dims, Op, Relation, Restate, Shape, hold, letters
 from onnx_prune.rules import rule
 
 EMPTY = "a tensor with no elements is not refined"

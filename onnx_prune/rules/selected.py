@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_prune.axis import Atom
-from onnx_prune.relation import NEVER, Dims, Op, Relation, Shape
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.relation import NEVER, Dims, Op, Relation, Shape
 from onnx_prune.rules import rule
 
 REASONS = {

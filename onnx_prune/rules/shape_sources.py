@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_prune.axis import Atom
-from onnx_prune.relation import CARRIED, NEVER, Op, Relation, Restate, letters
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.relation import CARRIED, NEVER, Op, Relation, Restate, letters
 from onnx_prune.rules import rule
 
 COUNTS = "its values count positions"

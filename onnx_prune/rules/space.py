@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx_prune.axis import Atom, Axis
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import CARRIED, NEVER, Dims, Op, Relation, Restate, Zero, hold, letters, positive
+from onnx_prune.axes.axis import Atom, Axis
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import (
+    CARRIED,
+    NEVER,
+    Dims,
+    Op,
+    Relation,
+    Restate,
+    Zero,
+    hold,
+    letters,
+    positive,
+)
 from onnx_prune.rules import rule
 
 SPACE = "space is not a channel axis"

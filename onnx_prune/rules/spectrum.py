@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_prune.axis import Atom
-from onnx_prune.pattern import pattern
-from onnx_prune.relation import Op, Relation, hold, letters, positive
+from onnx_prune.axes.axis import Atom
+from onnx_prune.axes.pattern import pattern
+from onnx_prune.axes.relation import Op, Relation, hold, letters, positive
 from onnx_prune.rules import rule
 
 FREQUENCIES = "a frequency is made of all positions"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from onnx_prune.command import Command
+from onnx_prune.terminal.command import Command
 
 NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 

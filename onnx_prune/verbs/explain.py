@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from onnx_prune.command import Choice, Option, command, printing
-from onnx_prune.paths import require_file
 from onnx_prune.settings import ATTENTION, Budget
-from onnx_prune.working import working
+from onnx_prune.terminal.command import Choice, Option, command, printing
+from onnx_prune.terminal.paths import require_file
+from onnx_prune.terminal.working import working
 
 ABOUT = """
 Say what can be cut of a model, and why the rest stays whole: all groups of
@@ -64,13 +64,13 @@ def explain(**given: Any) -> None:
     require_file(Path(given["source"]))
     with working(shown=not given["as_json"]) as progress:
         progress("coupling")
-        from onnx_prune.explanation import explain
+        from onnx_prune.explanation.explain import explain
 
         found = explain(
             given["source"], Budget(mixed=given["mixed"], attention=given["attention"]), given["about"]
         )
-    from onnx_prune.page import console
-    from onnx_prune.show_explanation import as_json, show
+    from onnx_prune.explanation.show import as_json, show
+    from onnx_prune.terminal.page import console
 
     with printing():
         if given["as_json"]:

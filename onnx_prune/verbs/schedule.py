@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from onnx_prune import words
-from onnx_prune.command import Choice, Number, Option, command, printing
-from onnx_prune.options_sparse import ranking
-from onnx_prune.paths import require_file
-from onnx_prune.schedule import KINDS, of_what_remains
-from onnx_prune.sparsity import SPARSE_CRITERIA, Sparsity
+from onnx_prune.sparse.options import ranking
+from onnx_prune.sparse.schedule import KINDS, of_what_remains
+from onnx_prune.sparse.sparsity import SPARSE_CRITERIA, Sparsity
+from onnx_prune.terminal.command import Choice, Number, Option, command, printing
+from onnx_prune.terminal.paths import require_file
 from onnx_prune.words import plain
 
 ABOUT = """
@@ -78,7 +78,7 @@ def schedule(
     quiet: bool,
 ) -> None:
     """Write the masks or models of all rounds of a schedule."""
-    from onnx_prune.working import working
+    from onnx_prune.terminal.working import working
 
     if source is None or folder is None:
         raise click.UsageError("name the model, and the folder to write to")

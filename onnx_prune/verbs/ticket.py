@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from onnx_prune.command import Number, Option, command, printing
-from onnx_prune.options_sparse import ranking
-from onnx_prune.paths import require_file, require_place
-from onnx_prune.sparsity import STORED_CRITERIA, Sparsity
+from onnx_prune.sparse.options import ranking
+from onnx_prune.sparse.sparsity import STORED_CRITERIA, Sparsity
+from onnx_prune.terminal.command import Number, Option, command, printing
+from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import share
 
 ABOUT = """
@@ -73,7 +73,7 @@ def ticket(
     quiet: bool,
 ) -> None:
     """Put the mask of a trained model on its initial weights."""
-    from onnx_prune.working import working
+    from onnx_prune.terminal.working import working
 
     if trained is None or initial is None or output is None:
         raise click.UsageError("name the models with --trained and --initial, and the file to write")
@@ -95,7 +95,7 @@ def ticket(
         parent_mask=None if parent_mask is None else Path(parent_mask),
     )
     with working(shown=not quiet):
-        from onnx_prune.ticket import ticket as make
+        from onnx_prune.sparse.ticket import ticket as make
 
         found = make(
             trained, initial, output, asked, random_mask=random_mask, reinit=reinit, save_mask=save_mask

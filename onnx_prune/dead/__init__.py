@@ -1,0 +1,1 @@
+"""Channels that say nothing, removed with nothing else changed."""

@@ -1,0 +1,1 @@
+"""What can be cut, what is held, and by which nodes."""

@@ -1,0 +1,1 @@
+"""The ONNX record: read, walked, checked and written."""

@@ -1,0 +1,1 @@
+"""The proof that the cut model computes what the masked original does."""

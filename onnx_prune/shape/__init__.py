@@ -1,0 +1,1 @@
+"""Shapes, and the arithmetic on shapes that is computed ahead."""

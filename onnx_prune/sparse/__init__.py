@@ -1,0 +1,1 @@
+"""Single weights set to zero: criteria, patterns, masks, schedules and tickets."""

@@ -1,0 +1,302 @@
+"""From a model to one with zeros in its weights: the stages in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from math import prod as product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_prune.analyse import couple
+from onnx_prune.coupling import Coupling
+from onnx_prune.errors import NothingToPrune
+from onnx_prune.model import files, tensors
+from onnx_prune.model.sign import sign
+from onnx_prune.sparse import granularity, maskfile, ranking, storage
+from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.calibrated import calibrate
+from onnx_prune.sparse.drift import run_both
+from onnx_prune.sparse.granularity import Pattern
+from onnx_prune.sparse.histogram import Histogram, histogram, png, svg
+from onnx_prune.sparse.maskfile import Manifest, MaskFile
+from onnx_prune.sparse.report import Layer, LeftAlone, SparseReport
+from onnx_prune.sparse.sparsity import CALIBRATED, Sparsity
+from onnx_prune.sparse.stored import Stored, require_fit
+from onnx_prune.sparse.weights import Weights, find, require_matches
+from onnx_prune.sparse.zeroing import Count, Values, zero_out
+from onnx_prune.stages import Stages, load, save
+from onnx_prune.validate import Drift
+from onnx_prune.words import plain, some
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SparseResult:
+    """What `sparsify` gives back.
+
+    Attributes:
+        model: the model with its zeros; None where it was streamed to a file without being run.
+        mask: which weights stay.
+        report: everything measured.
+    """
+
+    model: onnx.ModelProto | None
+    mask: MaskFile
+    report: SparseReport
+
+
+def sparsify(
+    source: str | Path | onnx.ModelProto,
+    output: str | Path | None = None,
+    asked: Sparsity | None = None,
+    *,
+    save_mask: str | Path | None = None,
+    plot: str | Path | None = None,
+    dry_run: bool = False,
+    manifest: Mapping[str, Any] | None = None,
+) -> SparseResult:
+    """Zero single weights, check them, measure what that did, and write the model.
+
+    Args:
+        source: a path, or a model in memory (which is left as it is).
+        output: where the model is written; None writes nothing.
+        asked: what is asked for.
+        save_mask: where the mask is written.
+        plot: where the weights' spread is drawn, as PNG where the name ends so, else as SVG.
+        dry_run: choose and report, without running or writing anything.
+        manifest: what the mask file says beside what is known here, such as the round of a schedule.
+
+    Raises:
+        InputError: the model, an option or a file is not usable.
+        NothingToPrune: no weight takes part.
+        ProofFailed: a weight is not what it should be, which is a bug of ours; nothing was written.
+    """
+    return _Run(source, output, asked or Sparsity(), save_mask, plot, dry_run, dict(manifest or {})).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is seen of the weights on the way."""
+
+    histogram: Histogram
+    storage: storage.Storage
+    sparsely: int
+    untouched: int
+
+
+@dataclass
+class _Run:
+    source: str | Path | onnx.ModelProto
+    output: str | Path | None
+    asked: Sparsity
+    save_mask: str | Path | None
+    plot: str | Path | None
+    dry_run: bool
+    manifest: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stage = Stages(self.asked.progress)
+
+    def run(self) -> SparseResult:
+        asked = self.asked
+        pattern = granularity.parse(asked.pattern)
+        with self.stage("loading"):
+            graph, sha256 = load(self.source)
+        with self.stage("looking for weights"):
+            coupling = couple(graph)
+            weights = find(coupling)
+        require_matches(weights, "ignore", asked.ignore)
+        require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
+        with self.stage("ranking"):
+            mask, values = self._masks(coupling, weights, pattern, sha256)
+        with self.stage("zeroing"):
+            zeroed = zero_out(coupling, mask.bits, values)
+            draft = zeroed.draft
+            sparsely = storage.store_sparsely(draft, mask.bits) if asked.sparse_initializers else []
+        drift, not_run, size, model = None, "dry run" if self.dry_run else "--no-validate", None, None
+        if not self.dry_run:
+            self._sign(draft.model, mask)
+            if asked.validate:
+                model = draft.whole()
+                with self.stage("running"):
+                    drift, not_run, notes = run_both(coupling, model, asked.drift_data)
+                    self.notes += notes
+            if self.output is not None:
+                with self.stage("writing"):
+                    size = save(graph, draft, self.output, asked.external_data)
+            if self.save_mask is not None:
+                maskfile.write(mask, self.save_mask)
+            model = model or (draft.whole() if self.output is None else None)
+        for name, make in draft.content.items():  # what was neither filled in nor written
+            if name in mask.bits and name not in zeroed.counts:
+                make()
+        with self.stage("measuring the weights"):
+            seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
+        if self.plot is not None and not self.dry_run:
+            drawn = seen.histogram
+            image = png(drawn) if Path(self.plot).suffix.lower() == ".png" else svg(drawn).encode()
+            files.write_bytes(self.plot, image)
+        return SparseResult(
+            model, mask, self._report(coupling, weights, mask, zeroed.counts, seen, drift, not_run, size)
+        )
+
+    def _masks(
+        self, coupling: Coupling, weights: Weights, pattern: Pattern, sha256: str
+    ) -> tuple[MaskFile, Values | None]:
+        """The masks, and new values where the criterion makes some."""
+        asked = self.asked
+        if asked.apply_mask is not None:
+            mask = maskfile.read(asked.apply_mask)
+            require_fit(coupling, mask.bits, str(asked.apply_mask))
+            return mask, None
+        taking = ranking.taking(weights.taking, asked)
+        if not taking:
+            raise NothingToPrune(_nothing(weights))
+        parent = maskfile.read(asked.parent_mask) if asked.parent_mask is not None else None
+        if parent is not None:
+            require_fit(coupling, parent.bits, str(asked.parent_mask))
+        before = parent.bits if parent else {}
+        values: Values | None = None
+        if asked.criterion in CALIBRATED and asked.scores is None:
+            found = calibrate(coupling, taking, asked, pattern, before)
+            bits, values = found.bits, found.values.get
+            if found.by_magnitude:
+                such = f"{some(len(found.by_magnitude), 'weight')}, such as {plain(found.by_magnitude[0])}"
+                self.notes.append(f"by magnitude, for what is read is not a plain product: {such}")
+        else:
+            bits = ranking.rank(taking, asked, pattern, ranking.scorer(Stored(coupling), asked, before))
+        if parent is not None:
+            maskfile.require_monotone(bits, parent, str(asked.parent_mask))
+        made = Manifest(
+            model_sha256=sha256,
+            pattern=str(pattern),
+            criterion=asked.criterion if asked.scores is None else "scores",
+            ratio=1 - pattern.rows / pattern.columns if pattern.kind == "n:m" else asked.asked,
+            round=parent.manifest.round + 1 if parent else 0,
+            parent_sha256=parent.sha256 if parent else "",
+        )
+        return MaskFile(replace(made, **self.manifest), bits), values
+
+    def _look(
+        self,
+        coupling: Coupling,
+        bits: Mapping[str, Bits],
+        counts: Mapping[str, Count],
+        values: Values | None,
+        sparsely: int,
+    ) -> Seen:
+        """How the weights are spread, and what they take on the disk."""
+        stored = Stored(coupling)
+
+        def pairs() -> Iterator[tuple[Array, Array]]:
+            for name, mask in bits.items():
+                old = stored.array(name)
+                new = _new(old, name, values)
+                yield old, np.where(mask.keep(), new, stored.zero(name))
+
+        found = {name: stored.proto(name) for name in bits}
+        dense = sum(map(tensors.nbytes, found.values()))
+        small = dense <= storage.GZ_BELOW
+        kind = Counter(tensor.data_type for tensor in found.values()).most_common(1)[0][0]
+        floats = (p for p in pairs() if p[0].dtype.kind == "f") if small else ()
+        spread = histogram(floats)
+        sizes = storage.Storage(
+            dense,
+            storage.gz_bytes(new for _, new in pairs()) if small else None,
+            storage.gz_bytes(old for old, _ in pairs()) if small else None,
+            sum(storage.sparse_bytes(tensor, counts[name].zeros) for name, tensor in found.items()),
+            storage.break_even(kind),
+        )
+        untouched = sum(
+            name not in bits and name not in coupling.graph.frozen for name in coupling.graph.weights
+        )
+        return Seen(spread, sizes, sparsely, untouched)
+
+    def _sign(self, model: onnx.ModelProto, mask: MaskFile) -> None:
+        """Leave a record in the model of how it was made; other metadata stay."""
+        said = mask.manifest
+        sign(model, criterion=said.criterion, pattern=said.pattern, sparsity=f"{said.ratio:g}")
+
+    def _report(
+        self,
+        coupling: Coupling,
+        weights: Weights,
+        mask: MaskFile,
+        counts: Mapping[str, Count],
+        seen: Seen,
+        drift: Drift | None,
+        not_run: str,
+        size: int | None,
+    ) -> SparseReport:
+        known = {weight.name: weight for weight in weights.taking}
+        layers = []
+        for name, bits in mask.bits.items():
+            count = product(bits.shape)
+            labels = known[name].labels if name in known else ()
+            gone = count - bits.kept
+            layers.append(
+                Layer(name, labels, bits.shape, count, counts[name].before, gone, counts[name].zeros)
+            )
+        alone = [LeftAlone(s.name, s.size, s.why) for s in weights.spared]
+        why = "--ignore or --spare says so"
+        alone += [LeftAlone(w.name, w.size, why) for w in weights.taking if w.name not in mask.bits]
+        self._remark(layers, counts)
+        written = self.output is not None and not self.dry_run
+        return SparseReport(
+            source=None if isinstance(self.source, onnx.ModelProto) else str(self.source),
+            output=str(self.output) if written else None,
+            criterion=mask.manifest.criterion,
+            pattern=mask.manifest.pattern,
+            asked_ratio=mask.manifest.ratio,
+            asked=sum(layer.asked for layer in layers),
+            zeros=sum(layer.zeros for layer in layers),
+            size=sum(layer.size for layer in layers),
+            params=coupling.graph.params(),
+            layers=tuple(layers),
+            left_alone=tuple(alone),
+            untouched=seen.untouched,
+            storage=seen.storage,
+            stored_sparsely=seen.sparsely,
+            bytes=size,
+            histogram=seen.histogram,
+            runs=not not_run,
+            not_run=not_run,
+            drift=drift,
+            notes=tuple(self.notes),
+            seconds=self.stage.seconds,
+            versions={name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")},
+        )
+
+    def _remark(self, layers: Sequence[Layer], counts: Mapping[str, Count]) -> None:
+        empty = [layer.name for layer in layers if layer.zeros == layer.size]
+        if empty:
+            such = f"{some(len(empty), 'weight')}, such as {plain(empty[0])},"
+            self.notes.append(f"{such} have nothing but zeros left: what they feed is constant")
+        over = sum(layer.zeros - layer.asked for layer in layers)
+        if over:
+            self.notes.append(f"{over:,} more weights are zero than were asked for: they were so before")
+        back = sum(count.cleared for count in counts.values())
+        if self.asked.apply_mask is not None and back:
+            self.notes.append(f"{back:,} weights that the mask removes were not zero; they are now")
+
+
+def _new(old: Array, name: str, values: Values | None) -> Array:
+    found = None if values is None else values(name)
+    return old if found is None else found
+
+
+def _nothing(weights: Weights) -> str:
+    """Why no weight takes part."""
+    if weights.taking:
+        return "nothing to prune: --ignore and --spare cover every layer"
+    why = f": {weights.spared[0].why}" if weights.spared else ""
+    return f"nothing to prune: no layer multiplies its inputs with a stored weight{why}"
