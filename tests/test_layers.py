@@ -46,6 +46,7 @@ LAYERS = [
         "sparse.histogram",
         "sparse.spool",
     },
+    {"terminal.config"},
     {"rules", "model.flatten", "runtime", "options", "sparse.options", "model.files"},
     {"model.graph", "sparse.maskfile"},
     {
@@ -95,7 +96,15 @@ LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in mod
 DOORS = {
     "onnx_graphsurgeon": {"model.graph"},
     "onnxruntime": {"runtime"},
-    "click": {"cli", "terminal.command", "options", "sparse.options", "terminal.program", "verbs"},
+    "click": {
+        "cli",
+        "terminal.command",
+        "terminal.config",
+        "options",
+        "sparse.options",
+        "terminal.program",
+        "verbs",
+    },
     "rich": {"terminal.page", "show", "explanation.show", "sparse.show", "terminal.working"},
     "torch": set(),
 }

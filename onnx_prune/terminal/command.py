@@ -110,6 +110,8 @@ class Command(click.Command):
             text = _sentence(error)
             called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
             _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{called} --help'", _USAGE)
+        except PruneError as error:  # of a file that options are read from
+            _fail(f"error: {error}", error.exit_code)
         except click.Abort:
             sys.exit(_SIGINT)
         except OSError as error:
