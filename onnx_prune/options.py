@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from onnx_prune import plugins
 from onnx_prune.errors import InputError
 from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 from onnx_prune.sparse import options as options_sparse
@@ -145,7 +146,9 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--criterion"],
         section=_REMOVE,
-        type=Choice(*dict.fromkeys((*CRITERIA_NAMES, *CALIBRATED_NAMES, *SPARSE_CRITERIA))),
+        type=Choice(
+            *dict.fromkeys((*CRITERIA_NAMES, *CALIBRATED_NAMES, *SPARSE_CRITERIA)), more=plugins.criteria
+        ),
         metavar="NAME",
         help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; with --data also "
         f"{', '.join(CALIBRATED_NAMES)}. obs with --data, otherwise l1.",

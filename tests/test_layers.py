@@ -17,6 +17,7 @@ ROOT = Path(onnx_prune.__file__).parent
 LAYERS = [
     {"errors", "axes.axis", "words", "calibration.gram"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
+    {"plugins"},
     {
         "axes.relation",
         "model.wire",

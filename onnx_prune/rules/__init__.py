@@ -1,7 +1,8 @@
 """The rules: for each operator, one function from a node (`Op`) to its `Relation`.
 
 A family of operators is a file; adding an operator is adding one function.  The first line of its
-docstring is the rule as printed in README's operator table, its example a doctest.
+docstring is the rule as printed in README's operator table, its example a doctest.  Other packages add
+theirs through `onnx_prune.plugins`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import pkgutil
 from collections.abc import Callable
 
 from onnx_prune.axes.relation import Op, Relation
+from onnx_prune.plugins import import_rules
 
 Rule = Callable[[Op], Relation]
 RULES: dict[tuple[str, str], Rule] = {}
@@ -21,7 +23,7 @@ def rule(*types: str, domain: str = "") -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for name in types:
-            RULES[domain, name] = function
+            RULES.setdefault((domain, name), function)  # a plugin replaces nothing
         return function
 
     return register
@@ -29,6 +31,8 @@ def rule(*types: str, domain: str = "") -> Callable[[Rule], Rule]:
 
 def has_rule(op_type: str, domain: str = "") -> bool:
     """Whether there is a rule for the operator."""
+    if (domain, op_type) not in RULES:
+        import_rules()
     return (domain, op_type) in RULES
 
 
