@@ -26,6 +26,7 @@ LAYERS = [
         "terminal.paths",
         "model.nodes",
         "model.memory",
+        "model.pieces",
     },
     {
         "axes.unify",
