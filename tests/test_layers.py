@@ -43,6 +43,7 @@ LAYERS = [
         "sparse.schedule",
         "sparse.granularity",
         "sparse.saliency",
+        "sparse.edges",
         "sparse.select",
         "sparse.histogram",
         "sparse.spool",
