@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from math import prod as product
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 T = TypeVar("T")
 PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
 _FEW = 4  # pieces that are not worth starting threads for
 _MOST_THREADS = 8
+_LOCAL = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,8 @@ class Pieces:
     Attributes:
         shape: of the array.
         dtype: of its elements.
-        make: gives its elements in row-major order, in pieces of any shape.
+        make: gives its elements in row-major order, in pieces of any shape; a piece is good until the next
+            one is asked for.
 
     Example:
         >>> Pieces((3,), np.dtype(np.int8), lambda: iter([np.int8([1, 2]), np.int8([3])]))()
@@ -57,35 +61,60 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
 
     Args:
         size: of the array.
-        work: reads, and may write, what lies in the slice that it is given, and nothing else.
+        work: reads, and may write, what lies in the slice that it is given, and nothing else; it must not
+            call this function.
 
     Example:
         >>> list(each(600_000, lambda part: part.stop - part.start))
         [262144, 262144, 75712]
     """
     parts = [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)]
-    threads = min(_threads(), len(parts))
-    if len(parts) <= _FEW or threads == 1:
+    if len(parts) <= _FEW or _threads() == 1:
         yield from map(work, parts)
         return
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for part in parts:
-                waiting.append(pool.submit(work, part))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+    try:
+        for part in parts:
+            waiting.append(_pool().submit(work, part))
+            if len(waiting) > 2 * _threads():
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
+@cache
 def _threads() -> int:
     """Processors that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(count, _MOST_THREADS)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that stay, and their scratch memory with them."""
+    return ThreadPoolExecutor(_threads())
+
+
+def scratch(use: str, count: int, kind: DTypeLike) -> Array:
+    """Memory of this thread that is used again: fresh pages cost more than most computing.
+
+    Args:
+        use: what it is for; what was got before for the same use is overwritten.
+        count: of elements.
+        kind: of elements.
+
+    Example:
+        >>> scratch("sums", 3, np.float32).shape
+        (3,)
+    """
+    size = count * np.dtype(kind).itemsize
+    kept: dict[str, Array] = _LOCAL.__dict__
+    if use not in kept or kept[use].size < size:
+        kept[use] = np.empty(size, np.uint8)
+    return kept[use][:size].view(kind)
 
 
 def release(array: Array, part: slice) -> None:

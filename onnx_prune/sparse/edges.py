@@ -31,8 +31,8 @@ class Measured:
 
     Example:
         >>> scores = Measured(np.array([[1, -2], [3, -4]]), np.abs)
-        >>> scores[1:3].tolist(), scores.whole().tolist()
-        ([2, 3], [[1, 2], [3, 4]])
+        >>> scores[1:3].tolist()
+        [2, 3]
     """
 
     values: Array
@@ -49,12 +49,8 @@ class Measured:
         return self.values.size
 
     def __getitem__(self, part: slice) -> Array:
-        """Some of the scores, in row-major order."""
+        """Some of the scores, in row-major order, in memory that those asked for next may take."""
         return self.measure(self.values.reshape(-1)[part])
-
-    def whole(self) -> Array:
-        """All of them, in the tensor's shape."""
-        return self.measure(self.values)
 
     def release(self, part: slice) -> None:
         """Some of them are not needed for now."""
@@ -81,9 +77,10 @@ class Edge:
     score: float
     cut: int
 
-    def goes(self, scores: Array, first: int = 0) -> Bool:
-        """Which of some scores lie below, the first of them being at place `first`."""
-        lower, equal = _compare(scores, self.score)
+    def goes(self, scores: Array, first: int = 0, out: Bool | None = None) -> Bool:
+        """Which of some flat scores lie below, the first of them being at place `first`."""
+        equal = pieces.scratch("equal", scores.size, np.bool_)
+        lower, equal = _compare(scores, self.score, out, equal)
         if self.cut <= first:
             return np.logical_or(lower, equal, out=lower)
         if self.cut < first + scores.size:
@@ -181,7 +178,7 @@ def _sample(scores: Scores, step: int) -> Array:
     parts = [slice(first, min(first + run, scores.size)) for first in range(0, scores.size, run)]
     found = []
     for part in parts:
-        found.append(flat[part.start : part.stop : step])
+        found.append(np.array(flat[part.start : part.stop : step]))
         if isinstance(scores, Measured):
             scores.release(part)
     return np.concatenate(found)
@@ -192,10 +189,11 @@ def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
 
     def look(part: slice) -> _Tally:
         some = flat[part]
-        below, at_low = _compare(some, low)
-        under, at_high = _compare(some, high)
-        under &= ~(below | at_low)
-        inside = some[np.flatnonzero(under)]
+        below, at_low, under, at_high = (pieces.scratch(f"range {j}", some.size, np.bool_) for j in range(4))
+        _compare(some, low, below, at_low)
+        _compare(some, high, under, at_high)
+        under ^= below
+        inside = some[np.flatnonzero(np.greater(under, at_low, out=under))]
         if isinstance(scores, Measured):
             scores.release(part)
         high_ones = int(np.count_nonzero(at_high)) if low < high else 0
@@ -248,16 +246,18 @@ def keys(scores: Array) -> NDArray[np.uint64]:
     return np.where(bits & top, ~bits, bits | top)
 
 
-def _compare(scores: Array, score: float) -> tuple[Bool, Bool]:
-    """Which scores are lower than one, and which are equal to it."""
+def _compare(
+    scores: Array, score: float, lower: Bool | None = None, equal: Bool | None = None
+) -> tuple[Bool, Bool]:
+    """Which scores are lower than one, and which are equal to it, put into the arrays that are given."""
     if score != score:
-        missing = np.isnan(scores)
-        return ~missing, missing
+        missing = np.isnan(scores, out=equal)
+        return np.logical_not(missing, out=lower), missing
     with np.errstate(over="ignore"):
         own = scores.dtype.type(score)
     if own != score:  # it is a score of another tensor, of another type
         scores, own = scores.astype(np.float64), np.float64(score)
-    return scores < own, scores == own
+    return np.less(scores, own, out=lower), np.equal(scores, own, out=equal)
 
 
 def _equal(scores: Scores, score: float) -> int:

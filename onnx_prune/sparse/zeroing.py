@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -118,19 +119,24 @@ def _masked(name: str, mask: Mask, zero: Array, old: Array, fresh: Array) -> Ite
     points = np.broadcast_to(zero, old.shape).reshape(-1) if zero.ndim else None
     blank = points is None and not zero.tobytes().strip(b"\0")
 
+    mask.prepare()
+    ready: deque[Array] = deque()  # pieces that are written already
+
     def make(part: slice) -> _Made:
         was, now = values[part], wanted[part]
         keep, point = mask.part(part, was), zero if points is None else points[part]
+        new = (ready.pop() if ready else np.empty(pieces.PIECE, old.dtype))[: now.size]
         if blank:  # twice as fast as choosing: all bits of a zero are 0
-            new = np.empty_like(now)
             np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
         else:
-            new = np.where(keep, now, point)
+            new[:] = np.where(keep, now, point)
         made = _Made(new, np.packbits(keep), inspect(name, keep, was, new, now, point))
         pieces.release(values, part)
         return made
 
-    return pieces.each(old.size, make)
+    for made in pieces.each(old.size, make):
+        yield made
+        ready.append(made.new)
 
 
 def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: Array) -> Count:
@@ -149,17 +155,18 @@ def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: A
     """
     right = new.dtype == old.dtype and new.shape == old.shape == keep.shape
     if right:
-        blank, empty = np.asarray(new == zero), np.asarray(old == zero)
-        differs = _bits(new) != _bits(fresh)
-        differs &= keep
-        right = bool((blank | keep).all()) and not differs.any()
+        blank, empty, gone, wrong = (pieces.scratch(f"check {j}", keep.size, np.bool_) for j in range(4))
+        blank, empty, gone, wrong = (a.reshape(keep.shape) for a in (blank, empty, gone, wrong))
+        np.equal(new, zero, out=blank)
+        np.equal(old, zero, out=empty)
+        np.not_equal(_bits(new), _bits(fresh), out=wrong)
+        np.logical_not(keep, out=gone)
+        right = not np.logical_and(wrong, keep, out=wrong).any()
+        right = right and not np.greater(gone, blank, out=wrong).any()
     if not right:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-    gone = ~keep
-    empty_before = int(np.count_nonzero(empty))
-    removed = int(np.count_nonzero(gone))
-    gone &= ~empty
-    return Count(int(np.count_nonzero(blank)), empty_before, removed, int(np.count_nonzero(gone)))
+    zeros, before, removed = (int(np.count_nonzero(a)) for a in (blank, empty, gone))
+    return Count(zeros, before, removed, int(np.count_nonzero(np.greater(gone, empty, out=wrong))))
 
 
 def require_untouched(coupling: Coupling, draft: Draft, masks: Mapping[str, Mask]) -> int:
