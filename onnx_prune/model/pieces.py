@@ -6,9 +6,10 @@ come in order; so many are made ahead as keep the threads busy, and memory holds
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ T = TypeVar("T")
 PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
 _FEW = 4  # pieces that are not worth starting threads for
 _MOST_THREADS = 8
+_SHORT = 512  # elements
 _LOCAL = threading.local()
 
 
@@ -117,21 +119,48 @@ def scratch(use: str, count: int, kind: DTypeLike) -> Array:
     return kept[use][:size].view(kind)
 
 
-def release(array: Array, part: slice) -> None:
-    """Give the pages of a mapped file back that hold some elements of a flat view of it.
+class Runs:
+    """An array by runs of its elements, in row-major order: do not write into them.
 
-    They count as memory of the process while they are mapped.  What is read again is mapped again; an array
-    that is no view of a mapped file stays as it is.
+    Of a mapped file a run is read into memory that the thread's next one takes: mapped pages count as memory
+    of the process until they are given back, and coming and going they take longer than a copy.
+
+    Args:
+        array: the array.
+
+    Example:
+        >>> runs = Runs(np.arange(6).reshape(2, 3))
+        >>> runs[1:4].tolist(), runs.sample(3).tolist(), runs.size
+        ([1, 2, 3], [0, 1, 2], 6)
     """
-    mapped: Any = array
-    while isinstance(mapped, np.ndarray):
-        mapped = mapped.base
-    if isinstance(mapped, memoryview):
-        mapped = mapped.obj
-    if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
-        return
-    start = array[part].__array_interface__["data"][0] - np.frombuffer(mapped, np.uint8).ctypes.data
-    end = start + (part.stop - part.start) * array.itemsize
-    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if last > first:
-        mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def __init__(self, array: Array) -> None:
+        self.shape, self.size, self._flat = array.shape, array.size, array.reshape(-1)
+        mapped: Any = array
+        while isinstance(mapped, np.ndarray) and not isinstance(mapped, np.memmap):
+            mapped = mapped.base
+        self._file, self._first = -1, 0
+        if isinstance(mapped, np.memmap) and array.flags.c_contiguous and hasattr(os, "preadv"):
+            self._first = mapped.offset + self._flat.ctypes.data - mapped.ctypes.data
+            self._file = os.open(str(mapped.filename), os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+
+    def __getitem__(self, part: slice) -> Array:
+        """The elements of a slice without a step."""
+        if self._file < 0:
+            return self._flat[part]
+        out = scratch("run", part.stop - part.start, self._flat.dtype)
+        left, at = memoryview(out.view(np.uint8).data), self._first + part.start * out.itemsize
+        while left:
+            count = os.preadv(self._file, [left], at)
+            if not count:
+                raise OSError(errno.EIO, "the file has become shorter")
+            left, at = left[count:], at + count
+        return out
+
+    def sample(self, count: int) -> Array:
+        """About so many elements from all over it, in short runs."""
+        number = max(1, count // _SHORT)
+        firsts = np.linspace(0, max(0, self.size - _SHORT), number).astype(np.int64).tolist()
+        parts = (slice(first, min(first + min(_SHORT, count), self.size)) for first in firsts)
+        return np.concatenate([np.array(self[part]) for part in parts])

@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.model import pieces
+from onnx_prune.model.pieces import Runs
 
 Array = NDArray[Any]
 Bool = NDArray[np.bool_]
 _SAMPLE = 1 << 16
 _COLLECT = 1 << 19  # scores that are simply sorted
+_MOST_INSIDE = 1 << 23  # scores around the border that are held
 
 
-@dataclass(frozen=True, slots=True)
 class Measured:
     """Scores that are made from values as they are read, some at a time: they are never all in memory.
 
-    Attributes:
+    Args:
         values: of a tensor.
         measure: from some of them to a score each.
 
@@ -35,26 +36,17 @@ class Measured:
         [2, 3]
     """
 
-    values: Array
-    measure: Callable[[Array], Array]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
-        return self.values.shape
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return self.values.size
+    def __init__(self, values: Array, measure: Callable[[Array], Array]) -> None:
+        self.shape, self.size, self.measure = values.shape, values.size, measure
+        self._runs = Runs(values)
 
     def __getitem__(self, part: slice) -> Array:
         """Some of the scores, in row-major order, in memory that those asked for next may take."""
-        return self.measure(self.values.reshape(-1)[part])
+        return self.measure(self._runs[part])
 
-    def release(self, part: slice) -> None:
-        """Some of them are not needed for now."""
-        pieces.release(self.values.reshape(-1), part)
+    def sample(self, count: int) -> Array:
+        """About so many of them."""
+        return np.array(self.measure(self._runs.sample(count)))
 
 
 Scores = Array | Measured
@@ -79,13 +71,18 @@ class Edge:
 
     def goes(self, scores: Array, first: int = 0, out: Bool | None = None) -> Bool:
         """Which of some flat scores lie below, the first of them being at place `first`."""
-        equal = pieces.scratch("equal", scores.size, np.bool_)
-        lower, equal = _compare(scores, self.score, out, equal)
+        if self.score != self.score:
+            missing = np.isnan(scores)
+            gone = np.logical_not(missing, out=out)
+            gone[max(0, self.cut - first) :] = True
+            return gone
+        scores, own = _own(scores, self.score)
         if self.cut <= first:
-            return np.logical_or(lower, equal, out=lower)
+            return np.asarray(np.less_equal(scores, own, out=out))
+        gone = np.asarray(np.less(scores, own, out=out))
         if self.cut < first + scores.size:
-            lower[self.cut - first :] |= equal[self.cut - first :]
-        return lower
+            gone[self.cut - first :] |= scores[self.cut - first :] == own
+        return gone
 
 
 def edges(passes: Passes, count: int, total: int) -> list[Edge]:
@@ -118,7 +115,7 @@ class _Border:
 
 
 def _all_at_once(passes: Passes, count: int) -> _Border:
-    found = [np.array(_flat(scores)[:]) for scores in passes()]
+    found = [np.array(_flat(scores)[0 : scores.size]) for scores in passes()]
     together = np.concatenate(found)
     score = float(np.partition(together, count - 1)[count - 1])
     lower, same = (int(np.count_nonzero(a)) for a in _compare(together, score))
@@ -136,13 +133,29 @@ class _Tally:
 
 
 def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
-    """The border, in one pass after a sample; None where the sample says nothing about where it is.
+    """The border, in one pass after a sample, or two; None where the sample does not say where it is.
 
-    Floyd and Rivest 1975, "Expected time bounds for selection", with a single pass.
+    Floyd and Rivest 1975, "Expected time bounds for selection".
     """
-    sample = np.sort(np.concatenate([_sample(scores, _step(total)) for scores in passes()]))
-    at, slack = int(count / total * sample.size), 2 * int(sample.size**0.5)
-    low, high = (float(sample[min(max(0, j), sample.size - 1)]) for j in (at - slack, at + slack))
+    share = min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) / total
+    found = (_flat(scores) for scores in passes())
+    parts = [a if isinstance(a, Measured) else Runs(a) for a in found]
+    sample = np.sort(np.concatenate([part.sample(int(share * part.size) + 1) for part in parts]))
+    del parts
+    for slack in (2, 32):
+        reach = slack * int(sample.size**0.5)
+        at = int(count / total * sample.size)
+        ends = [min(max(0, j), sample.size - 1) for j in (at - reach, at + reach)]
+        if slack > 2 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
+            break
+        border = _between(passes, count, *(float(sample[j]) for j in ends))
+        if border is not None:
+            return border
+    return None
+
+
+def _between(passes: Passes, count: int, low: float, high: float) -> _Border | None:
+    """The border where it lies from one score to another, in a single pass."""
     if low != low or high != high:
         return None
     tallies: list[list[_Tally]] = []
@@ -167,23 +180,6 @@ def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
     return _Border(float(score), sum(equal) - (left - int(np.count_nonzero(inside < score))), equal)
 
 
-def _step(total: int) -> int:
-    """Of how many scores one is looked at; odd, so that not the same columns of a matrix are."""
-    return total // min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) | 1
-
-
-def _sample(scores: Scores, step: int) -> Array:
-    flat = _flat(scores)
-    run = step * (pieces.PIECE // step + 1)
-    parts = [slice(first, min(first + run, scores.size)) for first in range(0, scores.size, run)]
-    found = []
-    for part in parts:
-        found.append(np.array(flat[part.start : part.stop : step]))
-        if isinstance(scores, Measured):
-            scores.release(part)
-    return np.concatenate(found)
-
-
 def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
     flat = _flat(scores)
 
@@ -194,8 +190,6 @@ def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
         _compare(some, high, under, at_high)
         under ^= below
         inside = some[np.flatnonzero(np.greater(under, at_low, out=under))]
-        if isinstance(scores, Measured):
-            scores.release(part)
         high_ones = int(np.count_nonzero(at_high)) if low < high else 0
         return _Tally(int(np.count_nonzero(below)), int(np.count_nonzero(at_low)), inside, high_ones)
 
@@ -253,11 +247,15 @@ def _compare(
     if score != score:
         missing = np.isnan(scores, out=equal)
         return np.logical_not(missing, out=lower), missing
+    scores, own = _own(scores, score)
+    return np.less(scores, own, out=lower), np.equal(scores, own, out=equal)
+
+
+def _own(scores: Array, score: float) -> tuple[Array, Any]:
+    """Scores and another one as numbers of one type that has both: the scores' own type if it does."""
     with np.errstate(over="ignore"):
         own = scores.dtype.type(score)
-    if own != score:  # it is a score of another tensor, of another type
-        scores, own = scores.astype(np.float64), np.float64(score)
-    return np.less(scores, own, out=lower), np.equal(scores, own, out=equal)
+    return (scores, own) if own == score else (scores.astype(np.float64), np.float64(score))
 
 
 def _equal(scores: Scores, score: float) -> int:
@@ -269,7 +267,8 @@ def _place(scores: Scores, score: float, number: int) -> int:
     """Where, counted from 0, the score is found that has `number` equal ones before it."""
     flat = _flat(scores)
     for first in range(0, scores.size, pieces.PIECE):
-        equal = np.flatnonzero(_compare(flat[first : first + pieces.PIECE], score)[1])
+        part = slice(first, min(first + pieces.PIECE, scores.size))
+        equal = np.flatnonzero(_compare(flat[part], score)[1])
         if number < equal.size:
             return first + int(equal[number])
         number -= equal.size

@@ -16,7 +16,7 @@ from onnx_prune.draft import Draft, Edit, start
 from onnx_prune.errors import ProofFailed
 from onnx_prune.model import pieces, tensors
 from onnx_prune.model.graph import Graph
-from onnx_prune.model.pieces import Pieces
+from onnx_prune.model.pieces import Pieces, Runs
 from onnx_prune.sparse.bits import Bits, Mask
 from onnx_prune.sparse.spool import Masks
 from onnx_prune.sparse.stored import Stored
@@ -115,7 +115,7 @@ def _masked(name: str, mask: Mask, zero: Array, old: Array, fresh: Array) -> Ite
     """A tensor with zeros where its mask removes, a piece at a time."""
     if not old.shape == fresh.shape == mask.shape or old.dtype != fresh.dtype:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-    values, wanted = old.reshape(-1), fresh.reshape(-1)
+    values, wanted = Runs(old), fresh.reshape(-1)
     points = np.broadcast_to(zero, old.shape).reshape(-1) if zero.ndim else None
     blank = points is None and not zero.tobytes().strip(b"\0")
 
@@ -123,16 +123,15 @@ def _masked(name: str, mask: Mask, zero: Array, old: Array, fresh: Array) -> Ite
     ready: deque[Array] = deque()  # pieces that are written already
 
     def make(part: slice) -> _Made:
-        was, now = values[part], wanted[part]
+        was = values[part]
+        now = was if fresh is old else wanted[part]
         keep, point = mask.part(part, was), zero if points is None else points[part]
         new = (ready.pop() if ready else np.empty(pieces.PIECE, old.dtype))[: now.size]
         if blank:  # twice as fast as choosing: all bits of a zero are 0
             np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
         else:
             new[:] = np.where(keep, now, point)
-        made = _Made(new, np.packbits(keep), inspect(name, keep, was, new, now, point))
-        pieces.release(values, part)
-        return made
+        return _Made(new, np.packbits(keep), inspect(name, keep, was, new, now, point))
 
     for made in pieces.each(old.size, make):
         yield made
