@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnx_prune.errors import Interrupted, Unwritable
 
 ALIGNMENT = 64
-_PIECE = 1 << 22  # bytes written at once: of 64 MB at a time a Linux kernel made eight times the work
+_PIECE = 1 << 20  # bytes written at once: of more at a time a Linux kernel made up to eight times the work
 _WINDOW = 1 << 25  # bytes after which the disk is set to work, while more are made
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

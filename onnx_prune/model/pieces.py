@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 T = TypeVar("T")
-PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
+PIECE = 1 << 19  # elements; a multiple of eight, so that packed bits can be cut there
 _FEW = 4  # pieces that are not worth starting threads for
 _MOST_THREADS = 8
 _SHORT = 512  # elements
@@ -68,7 +68,7 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
 
     Example:
         >>> list(each(600_000, lambda part: part.stop - part.start))
-        [262144, 262144, 75712]
+        [524288, 75712]
     """
     parts = [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)]
     if len(parts) <= _FEW or _threads() == 1:
@@ -78,7 +78,7 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
     try:
         for part in parts:
             waiting.append(_pool().submit(work, part))
-            if len(waiting) > 2 * _threads():
+            if len(waiting) > _threads() + 1:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -98,20 +98,25 @@ def edges(passes: Passes, count: int, total: int) -> list[Edge]:
     ends: list[Edge] = []
     stays = border.stays
     for scores, equal in zip(passes(), border.equal, strict=True):
-        here = min(stays, equal)
-        stays -= here
-        ends.append(Edge(border.score, scores.size if here == equal else _place(scores, border.score, here)))
+        ends.append(Edge(border.score, _place(scores, border.score, equal, stays)))
+        stays = max(0, stays - sum(equal))
         del scores  # before the next ones are made
     return ends
 
 
 @dataclass(frozen=True, slots=True)
 class _Border:
-    """The score of the last one that goes, how many of the first ones with it stay, and how many have it."""
+    """Where the lowest scores of all tensors end.
+
+    Attributes:
+        score: of the last one that goes.
+        stays: how many of the first ones with this score stay.
+        equal: for each piece of each tensor how many have it.
+    """
 
     score: float
     stays: int
-    equal: list[int]
+    equal: list[list[int]]
 
 
 def _all_at_once(passes: Passes, count: int) -> _Border:
@@ -119,7 +124,7 @@ def _all_at_once(passes: Passes, count: int) -> _Border:
     together = np.concatenate(found)
     score = float(np.partition(together, count - 1)[count - 1])
     lower, same = (int(np.count_nonzero(a)) for a in _compare(together, score))
-    return _Border(score, same - (count - lower), [int(_compare(a, score)[1].sum()) for a in found])
+    return _Border(score, same - (count - lower), [_equal(a, score) for a in found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +174,16 @@ def _between(passes: Passes, count: int, low: float, high: float) -> _Border | N
     if not 0 < left <= ends[0][1] + inside.size + ends[1][1]:
         return None
     if left <= ends[0][1]:
-        return _Border(low, ends[0][1] - left, [sum(t.low for t in tensor) for tensor in tallies])
+        return _Border(low, ends[0][1] - left, [[t.low for t in tensor] for tensor in tallies])
     left -= ends[0][1]
     if left > inside.size:
         left -= inside.size
-        return _Border(high, ends[1][1] - left, [sum(t.high for t in tensor) for tensor in tallies])
+        return _Border(high, ends[1][1] - left, [[t.high for t in tensor] for tensor in tallies])
     inside.partition(left - 1)
     score = inside[left - 1]
-    equal = [sum(int(np.count_nonzero(t.inside == score)) for t in tensor) for tensor in tallies]
-    return _Border(float(score), sum(equal) - (left - int(np.count_nonzero(inside < score))), equal)
+    equal = [[int(np.count_nonzero(t.inside == score)) for t in tensor] for tensor in tallies]
+    among = sum(map(sum, equal))
+    return _Border(float(score), among - (left - int(np.count_nonzero(inside < score))), equal)
 
 
 def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
@@ -218,7 +224,7 @@ def _by_digits(passes: Passes, count: int) -> _Border:
     top = np.uint64(1 << 63)
     score = float(np.array(key ^ top if key & top else ~key).view(np.float64))
     equal = [_equal(scores, score) for scores in passes()]
-    return _Border(score, sum(equal) - left, equal)
+    return _Border(score, sum(map(sum, equal)) - left, equal)
 
 
 def _keys(scores: Scores, part: slice) -> NDArray[np.uint64]:
@@ -258,20 +264,19 @@ def _own(scores: Array, score: float) -> tuple[Array, Any]:
     return (scores, own) if own == score else (scores.astype(np.float64), np.float64(score))
 
 
-def _equal(scores: Scores, score: float) -> int:
+def _equal(scores: Scores, score: float) -> list[int]:
+    """For each piece of a tensor how many have a score."""
     flat = _flat(scores)
-    return sum(pieces.each(scores.size, lambda part: int(np.count_nonzero(_compare(flat[part], score)[1]))))
+    return list(pieces.each(scores.size, lambda part: int(np.count_nonzero(_compare(flat[part], score)[1]))))
 
 
-def _place(scores: Scores, score: float, number: int) -> int:
-    """Where, counted from 0, the score is found that has `number` equal ones before it."""
-    flat = _flat(scores)
-    for first in range(0, scores.size, pieces.PIECE):
-        part = slice(first, min(first + pieces.PIECE, scores.size))
-        equal = np.flatnonzero(_compare(flat[part], score)[1])
-        if number < equal.size:
-            return first + int(equal[number])
-        number -= equal.size
+def _place(scores: Scores, score: float, equal: list[int], number: int) -> int:
+    """Where, counted from 0, the score is found that has `number` equal ones before it; else the end."""
+    for piece, count in enumerate(equal):
+        if number < count:
+            part = slice(piece * pieces.PIECE, min((piece + 1) * pieces.PIECE, scores.size))
+            return part.start + int(np.flatnonzero(_compare(_flat(scores)[part], score)[1])[number])
+        number -= count
     return scores.size
 
 

@@ -73,6 +73,7 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
     stored = Stored(coupling)
     counts: dict[str, Count] = {}
     bits = Masks(masks)
+    memory: dict[int, deque[NDArray[np.uint8]]] = {}
 
     def change(name: str) -> Edit | None:
         mask = masks.get(name)
@@ -83,7 +84,9 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
             fresh = None if values is None else values(name)
             packed: list[NDArray[np.uint8]] = []
             found: list[Count] = []
-            for made in _masked(name, mask, stored.zero(name), array, array if fresh is None else fresh):
+            ready = memory.setdefault(array.itemsize, deque())
+            zero, fresh = stored.zero(name), array if fresh is None else fresh
+            for made in _masked(name, mask, zero, array, fresh, ready):
                 packed.append(made.packed)
                 found.append(made.count)
                 yield made.new
@@ -104,15 +107,18 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A run of a masked tensor, its mask and what was counted."""
+    """A run of a masked tensor in memory that may be used again, its mask and what was counted."""
 
+    memory: NDArray[np.uint8]
     new: Array
     packed: NDArray[np.uint8]
     count: Count
 
 
-def _masked(name: str, mask: Mask, zero: Array, old: Array, fresh: Array) -> Iterator[_Made]:
-    """A tensor with zeros where its mask removes, a piece at a time."""
+def _masked(
+    name: str, mask: Mask, zero: Array, old: Array, fresh: Array, ready: deque[NDArray[np.uint8]]
+) -> Iterator[_Made]:
+    """A tensor with zeros where its mask removes, a piece at a time, in the memory that is ready."""
     if not old.shape == fresh.shape == mask.shape or old.dtype != fresh.dtype:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
     values, wanted = Runs(old), fresh.reshape(-1)
@@ -120,22 +126,22 @@ def _masked(name: str, mask: Mask, zero: Array, old: Array, fresh: Array) -> Ite
     blank = points is None and not zero.tobytes().strip(b"\0")
 
     mask.prepare()
-    ready: deque[Array] = deque()  # pieces that are written already
 
     def make(part: slice) -> _Made:
         was = values[part]
         now = was if fresh is old else wanted[part]
         keep, point = mask.part(part, was), zero if points is None else points[part]
-        new = (ready.pop() if ready else np.empty(pieces.PIECE, old.dtype))[: now.size]
+        memory = ready.pop() if ready else np.empty(pieces.PIECE * old.itemsize, np.uint8)
+        new = memory[: now.nbytes].view(old.dtype)
         if blank:  # twice as fast as choosing: all bits of a zero are 0
             np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
         else:
             new[:] = np.where(keep, now, point)
-        return _Made(new, np.packbits(keep), inspect(name, keep, was, new, now, point))
+        return _Made(memory, new, np.packbits(keep), inspect(name, keep, was, new, now, point))
 
     for made in pieces.each(old.size, make):
         yield made
-        ready.append(made.new)
+        ready.append(made.memory)
 
 
 def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: Array) -> Count:
