@@ -143,10 +143,8 @@ def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
     Floyd and Rivest 1975, "Expected time bounds for selection".
     """
     share = min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) / total
-    found = (_flat(scores) for scores in passes())
-    parts = [a if isinstance(a, Measured) else Runs(a) for a in found]
-    sample = np.sort(np.concatenate([part.sample(int(share * part.size) + 1) for part in parts]))
-    del parts
+    sources = (a if isinstance(a, Measured) else Runs(a) for a in passes())
+    sample = np.sort(np.concatenate([a.sample(int(share * a.size) + 1) for a in sources]))
     for slack in (2, 32):
         reach = slack * int(sample.size**0.5)
         at = int(count / total * sample.size)
@@ -261,7 +259,7 @@ def _own(scores: Array, score: float) -> tuple[Array, Any]:
     """Scores and another one as numbers of one type that has both: the scores' own type if it does."""
     with np.errstate(over="ignore"):
         own = scores.dtype.type(score)
-    return (scores, own) if own == score else (scores.astype(np.float64), np.float64(score))
+    return (scores, own) if float(own) == score else (scores.astype(np.float64), np.float64(score))
 
 
 def _equal(scores: Scores, score: float) -> list[int]:
