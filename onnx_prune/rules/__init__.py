@@ -19,11 +19,16 @@ RULES: dict[tuple[str, str], Rule] = {}
 
 
 def rule(*types: str, domain: str = "") -> Callable[[Rule], Rule]:
-    """Register a function as the rule of the operators `types`."""
+    """Register a function as the rule of the operators `types`.
+
+    Raises:
+        ValueError: one of them has a rule already.
+    """
 
     def register(function: Rule) -> Rule:
         for name in types:
-            RULES.setdefault((domain, name), function)  # a plugin replaces nothing
+            if RULES.setdefault((domain, name), function) is not function:
+                raise ValueError(f"{name} has a rule already")
         return function
 
     return register
