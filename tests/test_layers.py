@@ -29,6 +29,7 @@ LAYERS = [
     },
     {
         "axes.unify",
+        "axes.deals",
         "axes.pattern",
         "model.tensors",
         "axes.restate",
@@ -62,7 +63,7 @@ LAYERS = [
     },
     {"calibration.frontier", "calibration.residual", "calibration.biases"},
     {"coupling"},
-    {"kept", "roles"},
+    {"kept", "roles", "loosen", "widths"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "proof.compare"},
     {"stages", "follow", "proof.order", "proof.taken", "samples", "proof.randomness"},
