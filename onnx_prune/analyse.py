@@ -51,7 +51,7 @@ def couple(graph: Graph, *, loose: bool = True) -> Coupling:
     told = loosened(found) if loose else {}
     if told:
         other = _Analysis(graph, shapes, probe, told).run()
-        found = max(found, other, key=cuttable)
+        found = max(found, other, key=lambda coupling: (cuttable(coupling), len(coupling.webs)))
     return found
 
 
