@@ -44,7 +44,8 @@ def masks(coupling: Coupling, key: str, plan: Plan, shape: Shape | None = None) 
         if taken is None or taken.size == n or isinstance(axis, Bundle):
             found.append(None)
         else:
-            found.append(np.isin(np.arange(n), taken))
+            found.append(mask := np.zeros(n, np.bool_))
+            mask[taken] = True
     return found
 
 
