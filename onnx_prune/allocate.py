@@ -207,7 +207,7 @@ def meet(
             f"--target {target} can't be met: {human(least)} of {human(original)} are left where every group "
             "is at its least; see what is held with --dry-run -v, or try --round-to 1"
         ) from None
-    counts = leads.spread(counts)
+    counts = dict(leads.spread(counts))
     return Choice(best_of(groups, scores, counts), counts, tuple(groups))
 
 

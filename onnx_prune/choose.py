@@ -189,10 +189,10 @@ def choose(coupling: Coupling, scores: Scores, budget: Budget, groups: Sequence[
         if group.atom not in asked or ratio is not None:
             asked[group.atom] = group.size - removed(budget.ratio if ratio is None else ratio, group.size)
         asked[group.atom] = max(least_of(group.size, budget), asked[group.atom])
-    counts = leads.spread(asked)
+    counts = dict(leads.spread(asked))
     least = {group.atom: least_of(group.size, budget) for group in alone}
     _round(coupling, counts, budget, least, leads.leader)
-    return Choice(best_of(groups, scores, counts), leads.spread(asked, rounded=False), tuple(groups))
+    return Choice(best_of(groups, scores, counts), dict(leads.spread(asked, rounded=False)), tuple(groups))
 
 
 def best_of(groups: Sequence[Group], scores: Scores, counts: Mapping[Atom, int]) -> dict[Atom, Mask]:

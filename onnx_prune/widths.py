@@ -90,13 +90,15 @@ class Leads:
             return [group]
         return [other for other in groups if self.leader.get(other.atom) is group.atom]
 
-    def spread(self, counts: Mapping[Atom, int], *, rounded: bool = True) -> dict[Atom, int]:
+    def spread(self, counts: Mapping[Atom, int], *, rounded: bool = True) -> Mapping[Atom, int]:
         """The counts of all groups where the leaders have these; others are handed on.
 
         Args:
             counts: of the groups that follow no other; those that are left out keep all.
             rounded: whether layers meet their multiple.
         """
+        if not self.webs:
+            return counts
         spread = dict(counts)
         budget = self.budget if rounded else replace(self.budget, round_to=1)
         for web in self.webs:
