@@ -1,7 +1,8 @@
 """The plan file: which slices of which initializers stay.
 
 It is a contract for other tools and for fine-tuning elsewhere: `numpy.take` along each axis in
-`keep`, on the initializers of the input model, gives those of the output model exactly.
+`keep`, on the initializers of the input model, gives those of the output model exactly.  Behind a channel
+shuffle whose parts keep different channels what stays is listed in the order that it gets, not ascending.
 """
 
 from __future__ import annotations
