@@ -6,7 +6,7 @@ met; what the last step took too much is given back where it helps most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod as product
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.axes.axis import Atom, atoms
-from onnx_prune.choose import Choice, best_of, least_of, step_of, widths_of
+from onnx_prune.choose import Choice, best_of, widths_of
 from onnx_prune.cost import MACS, macs, repeats
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
@@ -23,6 +23,7 @@ from onnx_prune.model import tensors
 from onnx_prune.model.graph import weight_of
 from onnx_prune.model.nodes import Node
 from onnx_prune.settings import Budget
+from onnx_prune.widths import Leads, least_of, step_of
 from onnx_prune.words import human
 
 Counts = Mapping[Atom, int]
@@ -50,7 +51,9 @@ class Bill:
         return self.fixed + sum(term(counts) for term in self.terms)
 
 
-def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -> Bill:
+def bill(
+    coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group], leads: Leads | None = None
+) -> Bill:
     """What a model costs by the widths of its groups.
 
     Args:
@@ -58,7 +61,9 @@ def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -
         kind: "macs", "params" or "size", which is bytes of weights.
         shapes: of all tensors before the cut, for MACs.
         free: the groups whose widths may change.
+        leads: which of them follow others.
     """
+    leads = leads or Leads()
     graph, mine = coupling.graph, {group.atom for group in free}
     axes = {name: dims for name, dims in coupling.axes.items() if name == weight_of(name)}
     whole = {group.atom for group in coupling.groups}
@@ -66,9 +71,15 @@ def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -
     def kept(name: str, counts: Counts) -> tuple[int, ...]:
         if name not in axes:
             return shapes[name]
+        counts = leads.spread(counts)
         return tuple(
             size_kept(axis, n, counts, whole) for axis, n in zip(axes[name], shapes[name], strict=True)
         )
+
+    def around(names: Iterable[str]) -> set[Atom]:
+        """The atoms that the sizes of these tensors depend on."""
+        found = {a for name in names for axis in axes.get(name, ()) for a in atoms(axis)}
+        return {leads.leader.get(a, a) for a in found} & mine
 
     times = repeats(graph, shapes)
 
@@ -84,22 +95,19 @@ def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -
     if kind == "macs":
         for node in graph.nodes:
             if node.op in MACS:
-                names = [name for name in (*node.inputs, *node.outputs) if name in axes]
-                found.append((work(node), {a for n in names for axis in axes[n] for a in atoms(axis)} & mine))
+                found.append((work(node), around((*node.inputs, *node.outputs))))
     else:
         for name, tensor in graph.weights.items():
             count = product(tensor.dims)
             each = 1.0 if kind == "params" else tensors.nbytes(tensor) / max(count, 1)
             if name not in graph.frozen and (kind == "size" or graph.is_parameter(name)):
-                found.append(
-                    (stored(name, each), {a for axis in axes.get(name, ()) for a in atoms(axis)} & mine)
-                )
-    terms = [(term, around) for term, around in found if around]
+                found.append((stored(name, each), around((name,))))
+    terms = [(term, own) for term, own in found if own]
     touching: dict[Atom, tuple[int, ...]] = dict.fromkeys(mine, ())
-    for j, (_, around) in enumerate(terms):
-        for atom in around:
+    for j, (_, own) in enumerate(terms):
+        for atom in own:
             touching[atom] += (j,)
-    fixed = sum(term({}) for term, around in found if not around)
+    fixed = sum(term({}) for term, own in found if not own)
     return Bill(fixed, tuple(term for term, _ in terms), touching)
 
 
@@ -127,7 +135,7 @@ def widths_allowed(coupling: Coupling, groups: Sequence[Group], budget: Budget) 
     widths = widths_of(coupling)
     allowed = {}
     for group in groups:
-        least = max(least_of(group, budget), int(np.ceil(_FLOOR * group.size)))
+        least = max(least_of(group.size, budget), int(np.ceil(_FLOOR * group.size)))
         choices = range(group.size, least - 1, -1)
         width = max(widths.get(group.atom, {group.size}))
         sizes = {k: k * width // group.size for k in choices}
@@ -184,10 +192,12 @@ def meet(
     """
     target = budget.target
     assert target is not None
-    costs = bill(coupling, target.kind, shapes, groups)
-    curves = {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in groups}
+    leads = Leads.of(coupling, groups, budget)
+    alone = leads.alone(groups)
+    costs = bill(coupling, target.kind, shapes, alone, leads)
+    curves = {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in alone}
     beside = original - costs.total({})
-    allowed = widths_allowed(coupling, groups, budget)
+    allowed = widths_allowed(coupling, alone, budget)
     limit = target.amount if target.absolute else target.amount * original
     try:
         counts = allocate(costs, curves, allowed, limit - beside - spare)
@@ -197,6 +207,7 @@ def meet(
             f"--target {target} can't be met: {human(least)} of {human(original)} are left where every group "
             "is at its least; see what is held with --dry-run -v, or try --round-to 1"
         ) from None
+    counts = dict(leads.spread(counts))
     return Choice(best_of(groups, scores, counts), counts, tuple(groups))
 
 

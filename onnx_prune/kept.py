@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping
 from math import prod as product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axes.axis import Atom, Axis, Cat, Mask, Prod, atoms, count, keep, size
+from onnx_prune.axes.axis import (
+    Atom,
+    Axis,
+    Bundle,
+    Cat,
+    Mask,
+    Places,
+    Prod,
+    atoms,
+    bearing,
+    count,
+    order,
+    size,
+)
 from onnx_prune.coupling import Coupling
 
 Array = NDArray[Any]
@@ -27,31 +39,51 @@ def masks(coupling: Coupling, key: str, plan: Plan, shape: Shape | None = None) 
         plan: which channels stay.
         shape: the tensor's shape, where that may not be the analysed one.
     """
-    free = {group.atom for group in coupling.groups} if shape is not None else set()
     found: list[Mask | None] = []
-    for j, axis in enumerate(coupling.axes.get(key, ())):
-        n = size(axis) if shape is None else shape[j]
-        mask = _mask(axis, n, plan, free) if any(a in plan for a in atoms(axis)) else None
-        found.append(None if mask is None or mask.all() else mask)
+    for axis, n, taken in _stays(coupling, key, plan, shape):
+        if taken is None or taken.size == n or isinstance(axis, Bundle):
+            found.append(None)
+        else:
+            found.append(mask := np.zeros(n, np.bool_))
+            mask[taken] = True
     return found
 
 
-def _mask(axis: Axis, n: int, plan: Plan, free: set[Atom]) -> Mask:
-    """Which positions of an axis of size `n` stay; see `size_kept`."""
+def stays(coupling: Coupling, key: str, plan: Plan, shape: Shape | None = None) -> list[Places | None]:
+    """As `masks`, but the positions themselves, in the order in which the cut model has them."""
+    return [
+        None if taken is None or np.array_equal(taken, np.arange(n)) else taken
+        for _, n, taken in _stays(coupling, key, plan, shape)
+    ]
+
+
+def _stays(
+    coupling: Coupling, key: str, plan: Plan, shape: Shape | None
+) -> Iterator[tuple[Axis, int, Places | None]]:
+    free = {group.atom for group in coupling.groups} if shape is not None else set()
+    for j, axis in enumerate(coupling.axes.get(key, ())):
+        n = size(axis) if shape is None else shape[j]
+        yield axis, n, _order(axis, n, plan, free) if any(a in plan for a in bearing(axis)) else None
+
+
+def _order(axis: Axis, n: int, plan: Plan, free: set[Atom]) -> Places:
+    """Which positions of an axis of size `n` stay, in order; see `size_kept`."""
     if n == size(axis):
-        return keep(axis, plan)
-    if isinstance(axis, Atom):
-        return np.ones(n, np.bool_)
+        return order(axis, plan)
+    if not isinstance(axis, Prod | Cat):
+        return np.arange(n)
     varying = _varying(axis, free)
     others = [size(part) for j, part in enumerate(axis.parts) if j != varying]
     rest = n // product(others) if isinstance(axis, Prod) else n - sum(others)
-    parts = [
-        _mask(part, rest, plan, free) if j == varying else keep(part, plan)
-        for j, part in enumerate(axis.parts)
-    ]
-    if isinstance(axis, Prod):
-        return reduce(lambda outer, inner: np.logical_and.outer(outer, inner).ravel(), parts)
-    return np.concatenate(parts)
+    found, before = np.zeros(int(isinstance(axis, Prod)), np.intp), 0
+    for j, part in enumerate(axis.parts):
+        width = rest if j == varying else size(part)
+        inner = _order(part, width, plan, free) if j == varying else order(part, plan)
+        if isinstance(axis, Prod):
+            found = np.add.outer(found * width, inner).ravel()
+        else:
+            found, before = np.concatenate([found, inner + before]), before + width
+    return found
 
 
 def _varying(axis: Prod | Cat, free: set[Atom]) -> int:
@@ -84,7 +116,7 @@ def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -
     """
     if n == size(axis):
         return count(axis, counts)
-    if isinstance(axis, Atom):
+    if not isinstance(axis, Prod | Cat):
         return n
     varying = _varying(axis, free)
     part = axis.parts[varying]
@@ -96,13 +128,13 @@ def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -
     return inner + sum(count(other, counts) for other in others)
 
 
-def slicer(found: list[Mask | None]) -> Callable[[Array], Array]:
+def slicer(found: list[Places | None]) -> Callable[[Array], Array]:
     """A function that takes what stays along every dim."""
 
     def take(array: Array) -> Array:
-        for dim, mask in enumerate(found):
-            if mask is not None:
-                array = array.compress(mask, axis=dim)
+        for dim, places in enumerate(found):
+            if places is not None:
+                array = array.take(places, axis=dim)
         return array
 
     return take

@@ -31,6 +31,7 @@ LAYERS = [
     },
     {
         "axes.unify",
+        "axes.deals",
         "axes.pattern",
         "model.tensors",
         "axes.restate",
@@ -66,7 +67,7 @@ LAYERS = [
     },
     {"calibration.frontier", "calibration.residual", "calibration.biases"},
     {"coupling"},
-    {"kept", "roles"},
+    {"kept", "roles", "loosen", "widths"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "proof.compare"},
     {"stages", "follow", "proof.order", "proof.taken", "samples", "proof.randomness"},

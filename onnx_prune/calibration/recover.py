@@ -28,7 +28,7 @@ from onnx_prune.calibration.residual import Residual, residual
 from onnx_prune.cost import MACS
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, rearrange
-from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.kept import Plan, slicer, stays
 from onnx_prune.model import tensors
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.nodes import Node, Place
@@ -279,7 +279,7 @@ class _Pass:
     def _target(self, name: str, found: Residual | None, j: int) -> Array:
         """What the layer should say for set `j`, at the channels that stay."""
         whole = self.original.value(name, j)
-        y = slicer(masks(self.coupling, name, self.plan, whole.shape))(whole)
+        y = slicer(stays(self.coupling, name, self.plan, whole.shape))(whole)
         if found is None:
             return y
         other = self.pruned.value(found.other, j)

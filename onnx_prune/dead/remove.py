@@ -85,7 +85,7 @@ class _Run:
         with self.stage("loading"):
             graph, sha256 = load(self.source)
         with self.stage("coupling"):
-            coupling = couple(graph)
+            coupling = couple(graph, loose=False)
         with self.stage("looking for dead channels"):
             found = self._find(coupling)
         with self.stage("cutting"):
@@ -128,7 +128,7 @@ class _Run:
         """The model that is masked, and what is left of it; what can't follow stays."""
         barred: set[Atom] = set()
         while True:
-            after = couple(Graph(found.model, coupling.graph.folder))
+            after = couple(Graph(found.model, coupling.graph.folder), loose=False)
             there = carried_over(found.plan, coupling, after)
             try:
                 return after, cut(after, there), found

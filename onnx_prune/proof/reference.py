@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NotProved
-from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.kept import Plan, slicer, stays
 from onnx_prune.mask import masked
 from onnx_prune.model import tensors
 from onnx_prune.proof import order, randomness, seams
@@ -263,7 +263,7 @@ class Reference:
     def _kept(self, names: Sequence[str], answer: Sequence[Any]) -> list[Any]:
         """What stays of the masked original's tensors; sequences and maps have no axis that is cut."""
         return [
-            slicer(masks(self.coupling, name, self.plan, value.shape))(value)
+            slicer(stays(self.coupling, name, self.plan, value.shape))(value)
             if isinstance(value, np.ndarray)
             else value
             for name, value in zip(names, answer, strict=True)

@@ -102,7 +102,7 @@ class _Run:
         with self.stage("loading"):
             graph, sha256 = load(self.source)
         with self.stage("looking for weights"):
-            coupling = couple(graph)
+            coupling = couple(graph, loose=False)
             weights = find(coupling)
         require_matches(weights, "ignore", asked.ignore)
         require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
