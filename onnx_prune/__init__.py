@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+    from onnx_prune.comparison.compare import Compared
     from onnx_prune.coupling import Coupling
     from onnx_prune.explanation.explain import Explanation
     from onnx_prune.pipeline import Result
@@ -37,6 +38,7 @@ __all__ = [
     "ProofFailed",
     "PruneError",
     "Unwritable",
+    "compare",
     "couple",
     "explain",
     "prune",
@@ -230,6 +232,35 @@ def explain(
     from onnx_prune.settings import Budget
 
     return run(model, Budget(mixed=mixed, attention=attention), why)
+
+
+def compare(
+    first: str | Path | onnx.ModelProto,
+    second: str | Path | onnx.ModelProto,
+    *,
+    data: str | Path | None = None,
+    evaluate: str | Path | None = None,
+    threads: int = 0,
+) -> Compared:
+    """Run any two models on the same inputs: how far their answers are apart, what they cost, how fast.
+
+    Args:
+        first: a path, or a model in memory.
+        second: the other, with the same inputs.
+        data: .npz with an array for each input; random inputs where there is none.
+        evaluate: .npz with inputs and their `labels`, to count what both get right.
+        threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
+
+    Returns:
+        The comparison: `outputs` has the distance of each output by name, `sizes` what both cost.
+
+    Raises:
+        InputError: a file is not usable, the models' inputs differ, they have no output in common, or
+            onnxruntime can't run one of them.
+    """
+    from onnx_prune.comparison.compare import compare as run
+
+    return run(first, second, data=data, labelled=evaluate, threads=threads)
 
 
 def sparsify(

@@ -85,6 +85,7 @@ LAYERS = [
     {"sparse.sparsify", "sparse.show"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
+    {"comparison.distance", "comparison.compare", "comparison.limits", "comparison.show"},
     {"verbs"},
     {"terminal.program"},
     {"cli", "__init__"},
@@ -96,7 +97,14 @@ DOORS = {
     "onnx_graphsurgeon": {"model.graph"},
     "onnxruntime": {"runtime"},
     "click": {"cli", "terminal.command", "options", "sparse.options", "terminal.program", "verbs"},
-    "rich": {"terminal.page", "show", "explanation.show", "sparse.show", "terminal.working"},
+    "rich": {
+        "terminal.page",
+        "show",
+        "explanation.show",
+        "sparse.show",
+        "terminal.working",
+        "comparison.show",
+    },
     "torch": set(),
 }
 
