@@ -15,7 +15,8 @@ import onnx_prune
 ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
-    {"errors", "axes.axis", "words", "calibration.gram"},
+    {"errors", "axes.axis", "words", "calibration.gram", "comparison.distance"},
+    {"terminal.extras"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
     {
         "axes.relation",
@@ -83,9 +84,11 @@ LAYERS = [
     {"proof.prove", "validate", "explanation.why", "calibration.recover", "calibration.evaluate"},
     {"report", "calibration.regained", "calibration.calibrator", "sparse.report", "sparse.drift"},
     {"sparse.sparsify", "sparse.show"},
+    {"curves.sensitivity", "curves.work", "curves.workers", "curves.measure", "curves.losses"},
+    {"curves.show", "curves.plot"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
-    {"comparison.distance", "comparison.compare", "comparison.limits", "comparison.show"},
+    {"comparison.compare", "comparison.limits", "comparison.show"},
     {"verbs"},
     {"terminal.program"},
     {"cli", "__init__"},
@@ -104,7 +107,9 @@ DOORS = {
         "sparse.show",
         "terminal.working",
         "comparison.show",
+        "curves.show",
     },
+    "matplotlib": {"curves.plot"},
     "torch": set(),
 }
 
