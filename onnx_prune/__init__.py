@@ -298,7 +298,8 @@ def sensitivity(
             not measured again, so a run that was stopped goes on.
         executor: runs the jobs in place of this machine's cores: anything of the kind of
             `concurrent.futures`, such as Dask's `Client.get_executor()`.
-        jobs: processes of this machine; None is one for each core, 1 starts none.
+        jobs: processes of this machine, None for one a core, 1 starts none; or how many jobs are with the
+            executor at once, None for 64.
 
     Returns:
         The curves, one for each group.

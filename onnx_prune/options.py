@@ -111,8 +111,9 @@ def _layer_ratio(
         except ValueError:
             glob = ""
         if not glob:
+            alone = "; auto stands alone" if value == "auto" else ""
             raise click.BadParameter(
-                f"{plain(value)!r} is not GLOB=R, as in 'layer4.*=0.3'; auto stands alone", ctx, param
+                f"{plain(value)!r} is not GLOB=R, as in 'layer4.*=0.3'{alone}", ctx, param
             )
     return pairs
 

@@ -59,7 +59,7 @@ def measure(
         cache: a file that keeps what was measured: it is written after each group, and what it has is not
             measured again.
         executor: runs the jobs in place of this machine's cores, see `concurrent.futures`.
-        jobs: processes of this machine; None is one for each core.
+        jobs: processes of this machine, or jobs that are with the executor at once.
 
     Raises:
         InputError: a file or an option is not usable, or onnxruntime can't run the model.
