@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from onnx_prune.curves.sensitivity import Sensitivity
+from onnx_prune.curves.sensitivity import WORDS, Sensitivity
 from onnx_prune.model import files
 from onnx_prune.terminal.extras import require_extra
 
@@ -18,7 +18,7 @@ def require() -> None:
 
 
 def plot(found: Sensitivity, path: Path) -> None:
-    """Draw the relative error of each group by the share of its channels that is gone.
+    """Draw how far the answers move by the share of each group's channels that is gone.
 
     Args:
         found: the curves.
@@ -32,14 +32,16 @@ def plot(found: Sensitivity, path: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    tallest = sorted(found.curves, key=lambda c: -max((p.error for p in c.points), default=0.0))
+    tallest = sorted(found.curves, key=lambda curve: -curve.most(found.measure))
     for j, curve in enumerate(tallest):
         x = [0.0, *(point.removed / curve.size for point in curve.points)]
-        y = [0.0, *(point.error for point in curve.points)]
+        y = [0.0, *(point.by(found.measure) for point in curve.points)]
         named = {"label": curve.name.replace("$", r"\$")} if j < _NAMED else {"color": "0.8", "zorder": 1}
         axes.plot(x, y, marker="o", markersize=3, **named)
     axes.set(
-        xlabel="share of the group's channels gone, all others whole", ylabel="relative error", xlim=(0, 1)
+        xlabel="share of the group's channels gone, all others whole",
+        ylabel=WORDS[found.measure],
+        xlim=(0, 1),
     )
     axes.set_ylim(bottom=0)
     axes.set_title(f"{found.samples} samples, {found.data}".replace("$", r"\$"), fontsize="small")

@@ -6,12 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from onnx_prune.errors import InputError
 from onnx_prune.model import files
 
 FORMAT, VERSION = "onnx-prune-sensitivity", 1
+
+
+Measure = Literal["kl", "error"]
+WORDS = {"kl": "KL of class scores", "error": "relative error"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,10 @@ class Point:
     error: float
     kl: float | None
 
+    def by(self, measure: Measure) -> float:
+        """The cost by one of the two."""
+        return self.error if measure == "error" or self.kl is None else self.kl
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -42,6 +50,10 @@ class Curve:
     name: str
     size: int
     points: tuple[Point, ...]
+
+    def most(self, measure: Measure) -> float:
+        """The most that any point costs."""
+        return max((point.by(measure) for point in self.points), default=0.0)
 
     def point(self, removed: int) -> Point | None:
         """What was measured with so many channels gone."""
@@ -72,6 +84,12 @@ class Sensitivity:
     samples: int
     criterion: str
     curves: tuple[Curve, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """What the points are told by: the divergence of class scores where all have one, else the error."""
+        points = [point for curve in self.curves for point in curve.points]
+        return "kl" if points and all(point.kl is not None for point in points) else "error"
 
     @property
     def key(self) -> tuple[str, str, str]:

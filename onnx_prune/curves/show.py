@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_prune.curves.measure import RANDOM
-from onnx_prune.curves.sensitivity import Curve, Point, Sensitivity
+from onnx_prune.curves.sensitivity import WORDS, Measure, Sensitivity
 from onnx_prune.sparse.histogram import sparkline
 from onnx_prune.terminal.page import Column, Page, speaks_unicode
 from onnx_prune.words import share, some
@@ -22,16 +22,6 @@ _FINE = 1000  # steps that a sparkline is rounded from
 def show(found: Sensitivity, ratios: Sequence[float], console: Console) -> None:
     """Print the curves, what hurts most first, with the errors at some ratios."""
     _Page(console, True, found, tuple(sorted(ratios))).print()
-
-
-def harm(point: Point) -> float:
-    """What a point costs: the divergence of class scores, else the relative error."""
-    return point.error if point.kl is None else point.kl
-
-
-def ordered(curves: Sequence[Curve]) -> list[Curve]:
-    """The curves, the one that rises highest first."""
-    return sorted(curves, key=lambda curve: -max((harm(point) for point in curve.points), default=0.0))
 
 
 @dataclass(frozen=True)
@@ -46,33 +36,27 @@ class _Page(Page):
         told += f", on {some(found.samples, 'sample')}, {found.data}"
         yield self._indented(self._text(told, "dim"))
         yield Text()
-        divergent = self._divergent()
-        what = "KL of class scores" if divergent else "relative error"
-        yield self._heading(f"How far the answers move ({what}) with so much of one group gone")
-        yield self._curves(divergent)
+        yield self._heading(
+            f"How far the answers move ({WORDS[found.measure]}) with so much of one group gone"
+        )
+        yield self._curves(found.measure)
         if found.data == RANDOM:
             yield self._item(
                 "·", "random inputs say little about real ones; give yours with --data", "yellow"
             )
 
-    def _divergent(self) -> bool:
-        return all(point.kl is not None for curve in self.found.curves for point in curve.points)
-
-    def _curves(self, divergent: bool) -> Padding:
-        curves = ordered(self.found.curves)
-        most = max((harm(p) for c in curves for p in c.points if harm(p) < float("inf")), default=0.0)
-        lines = [
-            sparkline([self._height(harm(point), most) for point in curve.points], _FINE) for curve in curves
-        ]
+    def _curves(self, measure: Measure) -> Padding:
+        curves = sorted(self.found.curves, key=lambda curve: -curve.most(measure))
+        costs = [[point.by(measure) for point in curve.points] for curve in curves]
+        most = max((cost for row in costs for cost in row if cost < float("inf")), default=0.0)
+        lines = [sparkline([self._height(cost, most) for cost in row], _FINE) for row in costs]
         columns: list[Column] = [
             ("channels", "right", [Text(str(curve.size)) for curve in curves]),
             ("", "left", [Text(self._say(line), "cyan") for line in lines]),
         ]
         for ratio in self.ratios:
-            cells = []
-            for curve in curves:
-                point = curve.point(int(ratio * curve.size + 1e-9))
-                cells.append(Text("-" if point is None else f"{harm(point):.3g}"))
+            points = [curve.point(int(ratio * curve.size + 1e-9)) for curve in curves]
+            cells = [Text("-" if point is None else f"{point.by(measure):.3g}") for point in points]
             columns.append((share(ratio, 1), "right", cells))
         return self._named("worst first", [curve.name for curve in curves], columns)
 
