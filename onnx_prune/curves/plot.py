@@ -9,7 +9,7 @@ from onnx_prune.curves.sensitivity import WORDS, Sensitivity
 from onnx_prune.model import files
 from onnx_prune.terminal.extras import require_extra
 
-_NAMED = 12  # curves that the legend names: those that rise highest
+_NAMED = 10  # curves that the legend names: those that rise highest
 
 
 def require() -> None:
