@@ -15,7 +15,8 @@ import onnx_prune
 ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
-    {"errors", "axes.axis", "words", "calibration.gram"},
+    {"errors", "axes.axis", "words", "calibration.gram", "comparison.distance"},
+    {"terminal.extras"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
     {"plugins"},
     {
@@ -95,8 +96,11 @@ LAYERS = [
         "sparse.seen",
     },
     {"sparse.sparsify", "sparse.show"},
+    {"curves.sensitivity", "curves.work", "curves.workers", "curves.measure", "curves.losses"},
+    {"curves.show", "curves.plot"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
+    {"comparison.compare", "comparison.limits", "comparison.show"},
     {"verbs"},
     {"terminal.program"},
     {"cli", "__init__"},
@@ -116,7 +120,16 @@ DOORS = {
         "terminal.program",
         "verbs",
     },
-    "rich": {"terminal.page", "show", "explanation.show", "sparse.show", "terminal.working"},
+    "rich": {
+        "terminal.page",
+        "show",
+        "explanation.show",
+        "sparse.show",
+        "terminal.working",
+        "comparison.show",
+        "curves.show",
+    },
+    "matplotlib": {"curves.plot"},
     "torch": set(),
 }
 
