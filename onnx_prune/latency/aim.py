@@ -1,0 +1,224 @@
+"""A target in time: shared out by the staircase of every layer, measured end to end, and corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_prune.allocate import Bill, allocate, curve, widths_allowed
+from onnx_prune.axes.axis import Atom
+from onnx_prune.choose import Choice, best_of
+from onnx_prune.coupling import Coupling, Group
+from onnx_prune.errors import InputError, TargetMissed
+from onnx_prune.latency.race import Race
+from onnx_prune.latency.staircase import Shapes, Stair, staircase
+from onnx_prune.settings import Budget, Progress, Target
+from onnx_prune.validate import Latency
+from onnx_prune.words import duration, share
+
+_SHORT = 0.05  # of the target, that the time reached may be short of it
+_GOAL = 0.98  # nearer to the target than the middle: a repeat may come out on either side
+_MARGIN = 0.007  # of the target, that a time keeps from both ends if others may still be tried
+_NOISE = 0.02  # spread from which on 5 % can't be told
+_TRIES = 12
+_CLOSE = 0.002  # of the whole time, within which there is nothing new to try
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """How a target in time was met.
+
+    Attributes:
+        target: what was asked for.
+        corrections: how often the measured time sent the allocation back.
+        tried: what was reached each time, in parts of the target.
+        spread: of the last measurement, half its 95 % confidence interval in parts of it.
+        staircase: the time of each layer at a few widths.
+    """
+
+    target: str
+    corrections: int
+    tried: tuple[float, ...]
+    spread: float
+    staircase: tuple[Stair, ...]
+
+
+def reached(target: Target, latency: Latency) -> float:
+    """The time reached, in parts of the target."""
+    assert latency.ratio is not None
+    return (latency.after_ms if target.absolute else latency.ratio) / target.amount
+
+
+def within(target: Target, latency: Latency, margin: float = 0.0) -> bool:
+    """Whether a time is at most the target, and short of it by at most 5 %."""
+    return 1 - _SHORT + margin <= reached(target, latency) <= 1 - margin
+
+
+def aim(
+    coupling: Coupling,
+    groups: Sequence[Group],
+    scores: Mapping[Atom, NDArray[np.float64]],
+    budget: Budget,
+    *,
+    race: Race,
+    build: Callable[[Choice], onnx.ModelProto],
+    shapes: Shapes,
+    threads: int = 0,
+    errors: Collection[Atom] = (),
+    progress: Progress = lambda stage: None,
+) -> tuple[Choice, Aim]:
+    """Which channels stay so that the smaller model takes the time that was asked for, as measured.
+
+    Args:
+        coupling: the analysed model.
+        groups: the groups that may be cut.
+        scores: for each a score a channel; the highest stay.
+        budget: what was asked for; its target is a latency.
+        race: measures a model against the original.
+        build: makes the model of a choice.
+        shapes: of all tensors before the cut.
+        threads: intra-op threads.
+        errors: groups whose scores are losses already, see `allocate.curve`.
+        progress: told what is going on.
+
+    Raises:
+        InputError: the time is out of reach, or the original takes no longer.
+        TargetMissed: widths come in steps too coarse for it, or the measurements are too noisy.
+        CannotRestate: a choice can't be built.
+    """
+    target = budget.target
+    assert target is not None
+    progress("timing the original")
+    whole = race.alone()
+    if target.absolute and target.amount >= whole:
+        raise InputError(f"--target {target} is nothing to aim at: the original takes {duration(whole)}")
+    allowed = widths_allowed(coupling, groups, budget)
+    found = staircase(coupling, groups, allowed, shapes, whole=whole, threads=threads, progress=progress)
+    curves = {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in groups}
+
+    def measured(counts: Mapping[Atom, int]) -> tuple[Choice, Latency]:
+        choice = Choice(best_of(groups, scores, counts), dict(counts), tuple(groups))
+        latency = race.against(build(choice))
+        if (latency.spread or 0.0) > _NOISE:
+            raise TargetMissed(
+                f"--target {target}: the median of {latency.runs} runs is known to within "
+                f"{share(latency.spread or 0.0, 1)} only, which is too noisy to tell 5 %; measure on a "
+                "quieter machine, or with --threads 1, which counts CPU time"
+            )
+        return choice, latency
+
+    fraction = target.amount / whole if target.absolute else target.amount
+    pursuit = _Pursuit(target, fraction, found.bill, curves, allowed, measured, progress)
+    choice, latency = pursuit.run()
+    tried = tuple(round(reached(target, one), 4) for _, one in pursuit.seen.values())
+    return choice, Aim(str(target), len(tried) - 1, tried, latency.spread or 0.0, found.stairs)
+
+
+def confirm(target: Target, race: Race, model: onnx.ModelProto) -> Latency:
+    """Measure what is to be written once more; three times as long if it is not where it should be.
+
+    Raises:
+        TargetMissed: the target is missed.
+    """
+    for least in (24, 72):
+        latency = race.against(model, least=least)
+        if within(target, latency):
+            return latency
+    raise TargetMissed(
+        f"--target {target} was missed: measured once more it came out at {_place(target, latency)}, "
+        f"to within {share(latency.spread or 0.0, 1)}; try again, or on a quieter machine"
+    )
+
+
+@dataclass
+class _Pursuit:
+    """The way to a target: what was tried, and between which limits of the bill it lies."""
+
+    target: Target
+    fraction: float
+    bill: Bill
+    curves: Mapping[Atom, NDArray[np.float64]]
+    allowed: Mapping[Atom, Sequence[int]]
+    measure: Callable[[Mapping[Atom, int]], tuple[Choice, Latency]]
+    progress: Progress
+    seen: dict[tuple[int, ...], tuple[Choice, Latency]] = field(default_factory=dict)
+
+    def run(self) -> tuple[Choice, Latency]:
+        """The first choice that is well within the target, or the best of those that are within it."""
+        whole = self.bill.total({})
+        low, high = 0.0, whole
+        whole = self.bill.total({})
+        low, high, limit = 0.0, whole, whole * _GOAL * self.fraction
+        while len(self.seen) < _TRIES and high - low > _CLOSE * whole:
+            counts = self.counts(limit)
+            choice, latency = self.at(counts)
+            value = reached(self.target, latency)
+            if within(self.target, latency, _MARGIN):
+                return choice, latency
+            cost = self.bill.total(counts)
+            if value > _GOAL:
+                if counts == self.least and value > 1:
+                    raise self.out_of_reach(latency)
+                high = min(high, cost)
+            else:
+                low = max(low, limit)
+            limit = cost * _GOAL / value
+            if not low < limit < high:
+                limit = (low + high) / 2
+        inside = [pair for pair in self.seen.values() if within(self.target, pair[1])]
+        if not inside:
+            raise self.missed()
+        return min(inside, key=lambda pair: abs(reached(self.target, pair[1]) - _GOAL))
+
+    @property
+    def least(self) -> dict[Atom, int]:
+        """The fewest channels that all groups may keep."""
+        return {atom: steps[-1] for atom, steps in self.allowed.items()}
+
+    def counts(self, limit: float) -> dict[Atom, int]:
+        """Channels kept for a bill within a limit, the least where even that is above it."""
+        try:
+            return allocate(self.bill, self.curves, self.allowed, limit)
+        except InputError:
+            return self.least
+
+    def at(self, counts: Mapping[Atom, int]) -> tuple[Choice, Latency]:
+        """What comes of so many channels, measured once."""
+        key = tuple(counts[atom] for atom in self.allowed)
+        if key not in self.seen:
+            last = [_place(self.target, latency) for _, latency in self.seen.values()][-1:]
+            before = f" after {last[0]} for {self.target}" if last else ""
+            self.progress(f"measuring candidate {len(self.seen) + 1}{before}")
+            self.seen[key] = self.measure(counts)
+        return self.seen[key]
+
+    def out_of_reach(self, latency: Latency) -> InputError:
+        """Even the least is too slow."""
+        left, before = duration(latency.after_ms), duration(latency.before_ms)
+        return InputError(
+            f"--target {self.target} can't be met: {left} of {before} are left where every group is at its "
+            "least; see what is held with --ratio 0.5 --dry-run -v, or try --round-to 1"
+        )
+
+    def missed(self) -> TargetMissed:
+        """Nothing tried is within the target."""
+        found = sorted(
+            (latency for _, latency in self.seen.values()), key=lambda one: reached(self.target, one)
+        )
+        below = [one for one in found if reached(self.target, one) <= 1][-1:]
+        above = [one for one in found if reached(self.target, one) > 1][:1]
+        places = " and ".join(_place(self.target, one) for one in below + above)
+        return TargetMissed(
+            f"--target {self.target} was missed: nearest are {places}, for widths come in steps; "
+            "try another target or --round-to 8"
+        )
+
+
+def _place(target: Target, latency: Latency) -> str:
+    """The time reached, in the target's unit."""
+    return duration(latency.after_ms) if target.absolute else f"{latency.ratio or inf:.3f} of the original's"
