@@ -130,7 +130,7 @@ def test_targets_that_can_not_be_met() -> None:
 
 @pytest.mark.parametrize("text", ["macs", "speed=0.5", "macs=x", "macs=-1", "=0.5"])
 def test_targets_that_can_not_be_read(text: str) -> None:
-    with pytest.raises(InputError, match="is not macs, params, size with what is to be left"):
+    with pytest.raises(InputError, match="is not macs, params, size, latency with what is to be left"):
         target(text)
 
 

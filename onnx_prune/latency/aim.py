@@ -25,7 +25,7 @@ _SHORT = 0.05  # of the target, that the time reached may be short of it
 _GOAL = 0.98  # nearer to the target than the middle: a repeat may come out on either side
 _MARGIN = 0.007  # of the target, that a time keeps from both ends if others may still be tried
 _NOISE = 0.02  # spread from which on 5 % can't be told
-_TRIES = 12
+_TRIES, _MOST = 10, 16  # measurements on the way down, and of all that is tried
 _CLOSE = 0.002  # of the whole time, within which there is nothing new to try
 
 
@@ -149,9 +149,11 @@ class _Pursuit:
     seen: dict[tuple[int, ...], tuple[Choice, Latency]] = field(default_factory=dict)
 
     def run(self) -> tuple[Choice, Latency]:
-        """The first choice that is well within the target, or the best of those that are within it."""
-        whole = self.bill.total({})
-        low, high = 0.0, whole
+        """The first choice that is well within the target, or the best of those that are within it.
+
+        First the limit of the bill is corrected by what was measured.  Where the way down leaps over the
+        target, or the tables mislead, other groups are asked to give or to take a few channels.
+        """
         whole = self.bill.total({})
         low, high, limit = 0.0, whole, whole * _GOAL * self.fraction
         while len(self.seen) < _TRIES and high - low > _CLOSE * whole:
@@ -170,10 +172,48 @@ class _Pursuit:
             limit = cost * _GOAL / value
             if not low < limit < high:
                 limit = (low + high) / 2
-        inside = [pair for pair in self.seen.values() if within(self.target, pair[1])]
-        if not inside:
+        while len(self.seen) < _MOST and not self.inside and (aside := self.aside()) is not None:
+            self.at(aside)
+        if not self.inside:
             raise self.missed()
-        return min(inside, key=lambda pair: abs(reached(self.target, pair[1]) - _GOAL))
+        return min(self.inside, key=lambda pair: abs(reached(self.target, pair[1]) - _GOAL))
+
+    @property
+    def inside(self) -> list[tuple[Choice, Latency]]:
+        """What was tried and is within the target."""
+        return [pair for pair in self.seen.values() if within(self.target, pair[1])]
+
+    def nearest(self) -> list[tuple[Choice, Latency]]:
+        """The slowest that is fast enough, and the fastest that is not."""
+        found = sorted(self.seen.values(), key=lambda pair: reached(self.target, pair[1]))
+        above = [pair for pair in found if reached(self.target, pair[1]) > 1]
+        return found[: len(found) - len(above)][-1:] + above[:1]
+
+    def aside(self) -> dict[Atom, int] | None:
+        """What was not tried, differs in one group from one of the nearest, and should be within the target.
+
+        That which loses least, None where there is none.
+        """
+        found: list[tuple[float, dict[Atom, int]]] = []
+        for choice, latency in self.nearest():
+            counts, value = choice.asked, reached(self.target, latency)
+            cost = self.bill.total(counts)
+            for atom, steps in self.allowed.items():
+                terms = [self.bill.terms[j] for j in self.bill.touching[atom]]
+                around = sum(term(counts) for term in terms)
+                for other in (counts | {atom: n} for n in steps):
+                    guess = value * (cost + sum(term(other) for term in terms) - around) / cost
+                    if 1 - _SHORT <= guess <= 1 and self.key(other) not in self.seen:
+                        found.append((self.loss(other), other))
+        return min(found, key=lambda pair: pair[0])[1] if found else None
+
+    def loss(self, counts: Mapping[Atom, int]) -> float:
+        """What is lost by keeping so many channels."""
+        return float(sum(self.curves[atom][atom.size - n] for atom, n in counts.items()))
+
+    def key(self, counts: Mapping[Atom, int]) -> tuple[int, ...]:
+        """Counts in the order of the groups."""
+        return tuple(counts[atom] for atom in self.allowed)
 
     @property
     def least(self) -> dict[Atom, int]:
@@ -189,7 +229,7 @@ class _Pursuit:
 
     def at(self, counts: Mapping[Atom, int]) -> tuple[Choice, Latency]:
         """What comes of so many channels, measured once."""
-        key = tuple(counts[atom] for atom in self.allowed)
+        key = self.key(counts)
         if key not in self.seen:
             last = [_place(self.target, latency) for _, latency in self.seen.values()][-1:]
             before = f" after {last[0]} for {self.target}" if last else ""
@@ -207,15 +247,10 @@ class _Pursuit:
 
     def missed(self) -> TargetMissed:
         """Nothing tried is within the target."""
-        found = sorted(
-            (latency for _, latency in self.seen.values()), key=lambda one: reached(self.target, one)
-        )
-        below = [one for one in found if reached(self.target, one) <= 1][-1:]
-        above = [one for one in found if reached(self.target, one) > 1][:1]
-        places = " and ".join(_place(self.target, one) for one in below + above)
+        places = " and ".join(_place(self.target, latency) for _, latency in self.nearest())
         return TargetMissed(
-            f"--target {self.target} was missed: nearest are {places}, for widths come in steps; "
-            "try another target or --round-to 8"
+            f"--target {self.target} was missed: nearest are {places}, for time comes in steps; "
+            "try another target, or another --round-to"
         )
 
 

@@ -81,7 +81,7 @@ class _Grid:
         reads, makes = ([sum(counts.values()) for counts in side] for side in (self.rows, self.columns))
         slope = np.add.outer(np.asarray(reads) / max(reads[-1], 1), np.asarray(makes) / max(makes[-1], 1))
         table = table + _TILT * table.max() * slope / 2
-        rounded = tuple(tuple(float(f"{value:.4g}") for value in row) for row in table.tolist())
+        rounded = tuple(tuple(float(f"{value:.6g}") for value in row) for row in table.tolist())
         return Stair(tuple(names), tuple(reads), tuple(makes), rounded, measured)
 
 
