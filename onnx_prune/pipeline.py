@@ -18,7 +18,6 @@ from onnx_prune import criteria, plan, samples, stages
 from onnx_prune.allocate import meet
 from onnx_prune.analyse import couple
 from onnx_prune.axes.axis import Atom
-from onnx_prune.calibration.biases import growth
 from onnx_prune.calibration.calibrator import Calibrator
 from onnx_prune.calibration.evaluate import evaluate
 from onnx_prune.choose import Choice, Scores, candidates, choose, matches, require_matches
@@ -214,21 +213,28 @@ class _Run:
         if target.kind == "latency":
             return self.timekeeper.choose(coupling, groups, scores, self.calibrator.errors)
         shapes = at_batch_one(graph, coupling.shapes, coupling.probe).known
-        more = growth(graph) if self.settings.recovery in ("lstsq", "bias") else (0, 0)
-        costs = {
-            "macs": (total_macs(graph, shapes), 0),
-            "params": (graph.params(), more[0]),
-            "size": (stages.size_of(self.source, graph), more[1] + _RECORD),
+
+        def count(choice: Choice) -> int:
+            draft = cut(coupling, choice.plan)
+            smaller = Graph(draft.model)
+            params, size = self.calibrator.growth(coupling, choice.plan, smaller)
+            if target.kind == "params":
+                return smaller.params() + params
+            return stages.size_of_draft(draft) + size + _RECORD
+
+        original = {
+            "macs": total_macs(graph, shapes),
+            "params": graph.params(),
+            "size": stages.size_of(self.source, graph),
         }
-        original, spare = costs[target.kind]
         return meet(
             coupling,
             groups,
             scores,
             budget,
             shapes=shapes,
-            original=original,
-            spare=spare,
+            original=original[target.kind],
+            recount=None if target.kind == "macs" else count,
             errors=self.calibrator.errors,
         )
 

@@ -15,7 +15,7 @@ from onnx_prune.axes.axis import Atom
 from onnx_prune.choose import Choice, best_of
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError, TargetMissed
-from onnx_prune.latency.race import Race
+from onnx_prune.latency.race import FEWEST, Race
 from onnx_prune.latency.staircase import Shapes, Stair, staircase
 from onnx_prune.settings import Budget, Progress, Target
 from onnx_prune.validate import Latency
@@ -105,10 +105,11 @@ def aim(
         choice = Choice(best_of(groups, scores, counts), dict(counts), tuple(groups))
         latency = race.against(build(choice))
         if (latency.spread or 0.0) > _NOISE:
+            hint = "" if latency.cpu else ", or with --threads 1, which counts CPU time"
             raise TargetMissed(
                 f"--target {target}: the median of {latency.runs} runs is known to within "
                 f"{share(latency.spread or 0.0, 1)} only, which is too noisy to tell 5 %; measure on a "
-                "quieter machine, or with --threads 1, which counts CPU time"
+                f"quieter machine{hint}"
             )
         return choice, latency
 
@@ -125,7 +126,7 @@ def confirm(target: Target, race: Race, model: onnx.ModelProto) -> Latency:
     Raises:
         TargetMissed: the target is missed.
     """
-    for least in (24, 72):
+    for least in (2 * FEWEST, 6 * FEWEST):
         latency = race.against(model, least=least)
         if within(target, latency):
             return latency

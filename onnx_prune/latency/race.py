@@ -13,16 +13,17 @@ import onnx
 from onnx_prune.runtime import Feeds, Session
 from onnx_prune.validate import Latency
 
-FEWEST, MOST = 12, 400
+FEWEST, MOST = 10, 400
 PRECISION = 0.0075
-_TIMED = 3
+_TIMED = 5
+_ALONE = 4  # turns
 _SECONDS = 20.0
 
 
 class Race:
     """The original of a model, against which others are timed.
 
-    A turn runs each model once for its caches and then three times for the clock, as a user who runs it alone
+    A turn runs each model once for its caches and then five times for the clock, as a user who runs it alone
     would see it.  What counts is the ratio of the two in the same turn, and the median of all turns.
 
     Args:
@@ -53,7 +54,7 @@ class Race:
 
     def alone(self) -> float:
         """Milliseconds that the original takes, roughly."""
-        return 1e3 * statistics.median(t for _ in range(FEWEST // _TIMED) for t in self._turn(self._original))
+        return 1e3 * statistics.median(t for _ in range(_ALONE) for t in self._turn(self._original))
 
     def against(self, model: onnx.ModelProto, *, least: int = FEWEST, seconds: float = _SECONDS) -> Latency:
         """Time a model in turns with the original.
