@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle, pairwise
 from typing import Any
 
@@ -166,7 +167,7 @@ A = Atom(100, "a")
 def pursuit(times: Mapping[int, float], wanted: Target, steps: Sequence[int]) -> aiming._Pursuit:
     """One group that costs a millisecond a channel by its table, and by the clock what is given."""
 
-    def measure(counts: Mapping[Atom, int]) -> tuple[Choice, Latency]:
+    def measure(counts: Mapping[Atom, int], least: int) -> tuple[Choice, Latency]:
         took = times[counts[A]]
         return Choice({}, dict(counts), ()), Latency(100, took, 99, took, 10, 1, ratio=took / 100, spread=0)
 
@@ -200,6 +201,21 @@ def test_time_that_no_width_changes_is_found_out() -> None:
 def test_an_edge_is_kept_when_nothing_is_nearer_the_middle() -> None:
     path = pursuit({100: 100, 60: 60, 51: 47.6, 30: 30}, HALF, [100, 60, 51, 30])
     assert path.run()[1].after_ms == 47.6
+
+
+def test_what_does_not_last_is_not_taken() -> None:
+    """49 channels take 49 ms at first, and 52 ms in a longer measurement; fewer are taken."""
+    path = pursuit({n: n for n in EVERY}, HALF, EVERY)
+    measure, lasting = path.measure, {49: 52}
+
+    def fickle(counts: Mapping[Atom, int], least: int) -> tuple[Choice, Latency]:
+        choice, latency = measure(counts, least)
+        took = lasting.get(counts[A], latency.after_ms) if least > FEWEST else latency.after_ms
+        return choice, replace(latency, after_ms=took, ratio=took / 100)
+
+    path.measure = fickle
+    choice, latency = path.run()
+    assert latency.after_ms == choice.asked[A] == 48
 
 
 def test_steps_that_are_too_coarse() -> None:
@@ -282,9 +298,9 @@ def test_a_run_meets_its_target(what: str, fake: type[Fake]) -> None:
 
 
 def test_a_slow_second_measurement_is_repeated_and_then_refused(fake: type[Fake]) -> None:
-    fake.late = (1.2, 1.0)
+    fake.late = (1.0, 1.2, 1.0)
     assert prune(small_cnn((64, 128)), target="latency=0.6", round_to=4).report.latency is not None
-    fake.late = (1.2, 1.2)
+    fake.late = (1.0, 1.2, 1.2)
     with pytest.raises(
         TargetMissed, match=r"--target latency=0.6 was missed: measured once more it came out"
     ):

@@ -101,9 +101,9 @@ def aim(
     found = staircase(coupling, groups, allowed, shapes, whole=whole, threads=threads, progress=progress)
     curves = {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in groups}
 
-    def measured(counts: Mapping[Atom, int]) -> tuple[Choice, Latency]:
+    def measured(counts: Mapping[Atom, int], least: int) -> tuple[Choice, Latency]:
         choice = Choice(best_of(groups, scores, counts), dict(counts), tuple(groups))
-        latency = race.against(build(choice))
+        latency = race.against(build(choice), least=least)
         if (latency.spread or 0.0) > _NOISE:
             hint = "" if latency.cpu else ", or with --threads 1, which counts CPU time"
             raise TargetMissed(
@@ -145,7 +145,7 @@ class _Pursuit:
     bill: Bill
     curves: Mapping[Atom, NDArray[np.float64]]
     allowed: Mapping[Atom, Sequence[int]]
-    measure: Callable[[Mapping[Atom, int]], tuple[Choice, Latency]]
+    measure: Callable[[Mapping[Atom, int], int], tuple[Choice, Latency]]
     progress: Progress
     seen: dict[tuple[int, ...], tuple[Choice, Latency]] = field(default_factory=dict)
 
@@ -162,7 +162,10 @@ class _Pursuit:
             choice, latency = self.at(counts)
             value = reached(self.target, latency)
             if within(self.target, latency, _MARGIN):
-                return choice, latency
+                choice, latency = self.at(counts, again=True)
+                value = reached(self.target, latency)
+                if within(self.target, latency, _MARGIN / 2):
+                    return choice, latency
             cost = self.bill.total(counts)
             if value > _GOAL:
                 if counts == self.least and value > 1:
@@ -175,9 +178,11 @@ class _Pursuit:
                 limit = (low + high) / 2
         while len(self.seen) < _MOST and not self.inside and (aside := self.aside()) is not None:
             self.at(aside)
-        if not self.inside:
-            raise self.missed()
-        return min(self.inside, key=lambda pair: abs(reached(self.target, pair[1]) - _GOAL))
+        for choice, _ in sorted(self.inside, key=lambda pair: abs(reached(self.target, pair[1]) - _GOAL)):
+            choice, latency = self.at(choice.asked, again=True)
+            if within(self.target, latency):
+                return choice, latency
+        raise self.missed()
 
     @property
     def inside(self) -> list[tuple[Choice, Latency]]:
@@ -228,14 +233,17 @@ class _Pursuit:
         except InputError:
             return self.least
 
-    def at(self, counts: Mapping[Atom, int]) -> tuple[Choice, Latency]:
-        """What comes of so many channels, measured once."""
+    def at(self, counts: Mapping[Atom, int], *, again: bool = False) -> tuple[Choice, Latency]:
+        """What comes of so many channels, measured once, or again and longer."""
         key = self.key(counts)
-        if key not in self.seen:
+        if again:
+            self.progress(f"measuring candidate {len(self.seen)} again")
+            self.seen[key] = self.measure(counts, 3 * FEWEST)
+        elif key not in self.seen:
             last = [_place(self.target, latency) for _, latency in self.seen.values()][-1:]
             before = f" after {last[0]} for {self.target}" if last else ""
             self.progress(f"measuring candidate {len(self.seen) + 1}{before}")
-            self.seen[key] = self.measure(counts)
+            self.seen[key] = self.measure(counts, FEWEST)
         return self.seen[key]
 
     def out_of_reach(self, latency: Latency) -> InputError:
