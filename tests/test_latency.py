@@ -257,7 +257,7 @@ class Fake(Race):
         """The original's milliseconds."""
         return self.before
 
-    def against(self, model: onnx.ModelProto, *, least: int = FEWEST, seconds: float = 0.0) -> Latency:
+    def against(self, model: onnx.ModelProto, *, least: int = FEWEST, **options: float) -> Latency:
         """Both at once."""
         after = Graph(model).params() / 1e6
         if least > FEWEST and self.turns:  # what is to be written

@@ -15,7 +15,7 @@ from onnx_prune.axes.axis import Atom
 from onnx_prune.choose import Choice, best_of
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError, TargetMissed
-from onnx_prune.latency.race import FEWEST, Race
+from onnx_prune.latency.race import FEWEST, PRECISION, Race
 from onnx_prune.latency.staircase import Shapes, Stair, staircase
 from onnx_prune.settings import Budget, Progress, Target
 from onnx_prune.validate import Latency
@@ -103,7 +103,9 @@ def aim(
 
     def measured(counts: Mapping[Atom, int], least: int) -> tuple[Choice, Latency]:
         choice = Choice(best_of(groups, scores, counts), dict(counts), tuple(groups))
-        latency = race.against(build(choice), least=least)
+        latency = race.against(
+            build(choice), least=least, precision=PRECISION if least > FEWEST else 2 * PRECISION
+        )
         if (latency.spread or 0.0) > _NOISE:
             hint = "" if latency.cpu else ", or with --threads 1, which counts CPU time"
             raise TargetMissed(

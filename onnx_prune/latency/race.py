@@ -56,14 +56,21 @@ class Race:
         """Milliseconds that the original takes, roughly."""
         return 1e3 * statistics.median(t for _ in range(_ALONE) for t in self._turn(self._original))
 
-    def against(self, model: onnx.ModelProto, *, least: int = FEWEST, seconds: float = _SECONDS) -> Latency:
+    def against(
+        self,
+        model: onnx.ModelProto,
+        *,
+        least: int = FEWEST,
+        precision: float = PRECISION,
+        seconds: float = _SECONDS,
+    ) -> Latency:
         """Time a model in turns with the original.
-
-        Turns go on until the median ratio is known to within 0.75 % (at 95 % confidence).
 
         Args:
             model: the other model.
             least: the fewest turns.
+            precision: what half of the 95 % confidence interval of the median ratio has to come down to, in
+                parts of it.
             seconds: when to stop even so.
 
         Raises:
@@ -82,7 +89,7 @@ class Race:
             ratios.append(statistics.median(times[other]) / statistics.median(times[self._original]))
             if len(ratios) >= FEWEST and time.perf_counter() - start >= seconds:
                 break
-            if len(ratios) >= least and spread(ratios) <= PRECISION:
+            if len(ratios) >= least and spread(ratios) <= precision:
                 break
         return Latency(
             1e3 * statistics.median(before),
