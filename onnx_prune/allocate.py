@@ -30,6 +30,8 @@ Counts = Mapping[Atom, int]
 Shapes = Mapping[str, tuple[int, ...]]
 Term = Callable[[Counts], float]
 _FLOOR = 0.1
+_RECOUNTS = 6  # of what would be written, at most
+_NEAR = 0.005  # of the target, within which it is not counted again
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,22 @@ class Bill:
         """The cost when so many channels are kept; atoms that are left out keep all."""
         return self.fixed + sum(term(counts) for term in self.terms)
 
+    def led(self, leads: Leads) -> Bill:
+        """The same in the counts of the groups that lead; those of the others follow."""
+        if not leads.webs:
+            return self
 
-def bill(
-    coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group], leads: Leads | None = None
-) -> Bill:
+        def follow(term: Term) -> Term:
+            return lambda counts: term(leads.spread(counts))
+
+        touching: dict[Atom, tuple[int, ...]] = {}
+        for atom, around in self.touching.items():
+            leader = leads.leader.get(atom, atom)
+            touching[leader] = tuple(dict.fromkeys((*touching.get(leader, ()), *around)))
+        return Bill(self.fixed, tuple(map(follow, self.terms)), touching)
+
+
+def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -> Bill:
     """What a model costs by the widths of its groups.
 
     Args:
@@ -61,9 +75,7 @@ def bill(
         kind: "macs", "params" or "size", which is bytes of weights.
         shapes: of all tensors before the cut, for MACs.
         free: the groups whose widths may change.
-        leads: which of them follow others.
     """
-    leads = leads or Leads()
     graph, mine = coupling.graph, {group.atom for group in free}
     axes = {name: dims for name, dims in coupling.axes.items() if name == weight_of(name)}
     whole = {group.atom for group in coupling.groups}
@@ -71,15 +83,13 @@ def bill(
     def kept(name: str, counts: Counts) -> tuple[int, ...]:
         if name not in axes:
             return shapes[name]
-        counts = leads.spread(counts)
         return tuple(
             size_kept(axis, n, counts, whole) for axis, n in zip(axes[name], shapes[name], strict=True)
         )
 
     def around(names: Iterable[str]) -> set[Atom]:
         """The atoms that the sizes of these tensors depend on."""
-        found = {a for name in names for axis in axes.get(name, ()) for a in atoms(axis)}
-        return {leads.leader.get(a, a) for a in found} & mine
+        return {a for name in names for axis in axes.get(name, ()) for a in atoms(axis)} & mine
 
     times = repeats(graph, shapes)
 
@@ -189,7 +199,7 @@ def meet(
     *,
     shapes: Shapes,
     original: int,
-    spare: int = 0,
+    recount: Callable[[Choice], int] | None = None,
     errors: Collection[Atom] = (),
     losses: Mapping[Atom, NDArray[np.float64]] | None = None,
 ) -> Choice:
@@ -202,7 +212,8 @@ def meet(
         budget: what was asked for; it has a target.
         shapes: of all tensors before the cut.
         original: what the model costs before the cut, of the target's kind.
-        spare: how much is kept free for what recovery adds.
+        recount: counts what is written of a choice, where that is more than what is left of the original's
+            weights: new biases, private copies of shared vectors, records.
         errors: groups whose scores are losses already, see `curve`.
         losses: for each group its loss by channels removed, where that was measured.
 
@@ -213,21 +224,34 @@ def meet(
     assert target is not None
     leads = Leads.of(coupling, groups, budget)
     alone = leads.alone(groups)
-    costs = bill(coupling, target.kind, shapes, alone, leads)
+    costs = bill(coupling, target.kind, shapes, groups).led(leads)
     curves = losses or {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in alone}
     beside = original - costs.total({})
     allowed = widths_allowed(coupling, alone, budget)
     limit = target.amount if target.absolute else target.amount * original
-    try:
-        counts = allocate(costs, curves, allowed, limit - beside - spare)
-    except InputError:
-        least = costs.total({atom: steps[-1] for atom, steps in allowed.items()}) + beside + spare
-        raise InputError(
-            f"--target {target} can't be met: {human(least)} of {human(original)} are left where every group "
-            "is at its least; see what is held with --dry-run -v, or try --round-to 1"
-        ) from None
-    counts = dict(leads.spread(counts))
-    return Choice(best_of(groups, scores, counts), counts, tuple(groups))
+    spare, found = 0.0, None
+    for _ in range(_RECOUNTS):
+        try:
+            counts = allocate(costs, curves, allowed, limit - beside - spare)
+        except InputError:
+            least = costs.total({atom: steps[-1] for atom, steps in allowed.items()}) + beside + spare
+            raise InputError(
+                f"--target {target} can't be met: {human(least)} of {human(original)} are left where every "
+                "group is at its least; see what is held with --dry-run -v, or try --round-to 1"
+            ) from None
+        counts = dict(leads.spread(counts))
+        choice = Choice(best_of(groups, scores, counts), counts, tuple(groups))
+        if recount is None:
+            return choice
+        whole = recount(choice)
+        if whole <= limit:
+            found = choice
+            if whole >= (1 - _NEAR) * limit:
+                break
+        # where that comes out too large, what was spared before was too little in any case
+        more = whole - costs.total(counts) - beside
+        spare = more if whole <= limit else max(more, spare + whole - limit)
+    return found or choice
 
 
 class _Allocation:

@@ -84,9 +84,11 @@ LAYERS = [
     {"sparse.stored", "proof.reference", "calibration.criteria", "allocate"},
     {"dead.idle"},
     {"dead.clean"},
+    {"latency.single", "latency.staircase"},
     {"sparse.ranking", "sparse.zeroing", "sparse.sparsegpt"},
     {"sparse.calibrated"},
     {"proof.prove", "validate", "explanation.why", "calibration.recover", "calibration.evaluate"},
+    {"latency.race", "latency.aim", "latency.timekeeper"},
     {
         "report",
         "calibration.regained",
