@@ -15,7 +15,7 @@ import onnx
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
-from onnx_prune.model import tensors
+from onnx_prune.model import lazy, tensors
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.nodes import Node, Place, graph_at
 
@@ -96,7 +96,8 @@ def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
     for tensor in graph.model.graph.initializer:
         edit = change(tensor.name)
         copy = draft.model.graph.initializer.add()
-        if edit is None and (tensors.is_external(tensor) or len(tensor.raw_data) <= _SMALL):
+        light = not lazy.is_put_off(tensor) and len(tensor.raw_data) <= _SMALL
+        if edit is None and (tensors.is_external(tensor) or light):
             copy.CopyFrom(tensor)
             continue
         tensors.copy_fields(tensor, copy, skip=_DATA)

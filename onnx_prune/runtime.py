@@ -1,4 +1,7 @@
-"""onnxruntime, behind one door: making sessions, running them, and random inputs."""
+"""onnxruntime, behind one door: making sessions, running them, and random inputs.
+
+It is loaded with the first session: a third of what is imported, and many models are cut without a run.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_prune.errors import InputError, PruneError
-from onnx_prune.model import tensors
+from onnx_prune.model import lazy, tensors
 from onnx_prune.model.memory import available
 from onnx_prune.words import human
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -74,6 +79,8 @@ class Session:
     def __init__(
         self, model: onnx.ModelProto, folder: Path | None = None, *, optimize: bool = False, threads: int = 0
     ) -> None:
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
@@ -106,7 +113,9 @@ class Session:
             RunError: onnxruntime fails.
             InputError: the model asks for more memory than there is, or a loop of it does not end.
         """
-        options, watch = ort.RunOptions(), _Watch()
+        from onnxruntime import RunOptions
+
+        options, watch = RunOptions(), _Watch()
         if self._loops:
             watch.start(options)
         try:
@@ -128,26 +137,38 @@ class Session:
             watch.over.set()
 
     def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
-        """The model with its large weights handed to onnxruntime as arrays.
+        """The model with its large weights handed to onnxruntime as arrays, and none left in its file.
 
         Saves the copies that serializing makes, and protobuf cannot serialize more than 2 GB.
         """
-        large = [t for t in model.graph.initializer if len(t.raw_data) >= _LARGE and _plain(t)]
-        if sum(len(t.raw_data) for t in large) < _INLINE:
+        within = [t for t in model.graph.initializer if t.HasField("raw_data") or lazy.is_put_off(t)]
+        large = {t.name for t in within if tensors.nbytes(t) >= _LARGE and _plain(t)}
+        if sum(tensors.nbytes(t) for t in within if t.name in large) < _INLINE:
+            large = set()
+        waiting = any(map(lazy.is_put_off, within))
+        if not large and not waiting:
             return model
         slim = onnx.ModelProto()
         tensors.copy_fields(model, slim, skip=("graph",))
         tensors.copy_fields(model.graph, slim.graph, skip=("initializer",))
-        names = {t.name for t in large}
+        arrays = {}
         for tensor in model.graph.initializer:
-            if tensor.name not in names:
-                slim.graph.initializer.append(tensor)
+            stub = slim.graph.initializer.add()
+            if tensor.name in large:
+                stub.name, stub.data_type, stub.dims[:] = tensor.name, tensor.data_type, tensor.dims
+                stub.data_location = onnx.TensorProto.EXTERNAL
+                stub.external_data.add(key="location", value="in memory")
+                arrays[tensor.name] = tensors.read(tensor)
                 continue
-            stub = slim.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            stub.data_location = onnx.TensorProto.EXTERNAL
-            stub.external_data.add(key="location", value="in memory")
-        self._weights = [ort.OrtValue.ortvalue_from_numpy(tensors.read(t)) for t in large]
-        options.add_external_initializers([t.name for t in large], self._weights)
+            stub.CopyFrom(tensor)
+            if lazy.is_put_off(tensor):
+                tensors.clear(stub)
+                stub.raw_data = lazy.data(tensor).tobytes()
+        if arrays:
+            from onnxruntime import OrtValue
+
+            self._weights = [OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+            options.add_external_initializers(list(arrays), self._weights)
         return slim
 
 

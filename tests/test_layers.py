@@ -20,6 +20,7 @@ LAYERS = [
     {
         "axes.relation",
         "model.wire",
+        "model.lazy",
         "settings",
         "model.wellformed",
         "model.atomic",
