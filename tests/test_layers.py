@@ -27,6 +27,7 @@ LAYERS = [
         "terminal.paths",
         "model.nodes",
         "model.memory",
+        "model.pieces",
     },
     {
         "axes.unify",
@@ -43,6 +44,7 @@ LAYERS = [
         "sparse.schedule",
         "sparse.granularity",
         "sparse.saliency",
+        "sparse.edges",
         "sparse.select",
         "sparse.histogram",
         "sparse.spool",

@@ -13,7 +13,7 @@ import secrets
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -115,7 +115,7 @@ class Replacement:
         self._files: list[IO[bytes]] = []
         self._placed = False
 
-    def add(self, data: NDArray[np.uint8]) -> tuple[str, int]:
+    def add(self, pieces: Iterable[NDArray[np.uint8]]) -> tuple[str, int]:
         """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
         if self._data_path is None:
             path = self._target.parent / f"{self._target.name}.data"
@@ -127,7 +127,9 @@ class Replacement:
         file = self._files[0]
         offset = file.tell()
         padding = -offset % ALIGNMENT
-        self.written += file.write(bytes(padding)) + _write(file, data.data)
+        self.written += file.write(bytes(padding))
+        for data in pieces:
+            self.written += _write(file, data.data)
         return self._data_path.name, offset + padding
 
     def finish(self, chunks: Iterator[bytes | memoryview]) -> None:

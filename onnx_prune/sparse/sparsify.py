@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import prod as product
@@ -18,9 +18,10 @@ from onnx_prune.analyse import couple
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NothingToPrune
 from onnx_prune.model import files, tensors
+from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.sign import sign
 from onnx_prune.sparse import granularity, maskfile, ranking, storage
-from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.bits import Bits, Mask
 from onnx_prune.sparse.calibrated import calibrate
 from onnx_prune.sparse.drift import run_both
 from onnx_prune.sparse.granularity import Pattern
@@ -117,11 +118,11 @@ class _Run:
         require_matches(weights, "ignore", asked.ignore)
         require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
         with self.stage("ranking"):
-            mask, values = self._masks(coupling, weights, pattern, sha256)
+            mask, masks, values = self._masks(coupling, weights, pattern, sha256)
         with self.stage("zeroing"):
-            zeroed = zero_out(coupling, mask.bits, values)
-            draft = zeroed.draft
-            sparsely = storage.store_sparsely(draft, mask.bits) if asked.sparse_initializers else []
+            zeroed = zero_out(coupling, masks, values)
+            draft, mask = zeroed.draft, replace(mask, bits=zeroed.bits)
+            sparsely = storage.store_sparsely(draft, masks) if asked.sparse_initializers else []
         drift, not_run, size, model = None, "dry run" if self.dry_run else "--no-validate", None, None
         if not self.dry_run:
             self._sign(draft.model, mask)
@@ -133,12 +134,12 @@ class _Run:
             if self.output is not None:
                 with self.stage("writing"):
                     size = save(graph, draft, self.output, asked.external_data)
-            if self.save_mask is not None:
-                maskfile.write(mask, self.save_mask)
             model = model or (draft.whole() if self.output is None else None)
         for name, make in draft.content.items():  # what was neither filled in nor written
-            if name in mask.bits and name not in zeroed.counts:
-                make()
+            if name in masks and name not in zeroed.counts:
+                _finish(make)
+        if self.save_mask is not None and not self.dry_run:
+            maskfile.write(mask, self.save_mask)
         with self.stage("measuring the weights"):
             seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
         if self.plot is not None and not self.dry_run:
@@ -151,13 +152,13 @@ class _Run:
 
     def _masks(
         self, coupling: Coupling, weights: Weights, pattern: Pattern, sha256: str
-    ) -> tuple[MaskFile, Values | None]:
-        """The masks, and new values where the criterion makes some."""
+    ) -> tuple[MaskFile, Mapping[str, Mask], Values | None]:
+        """The mask file without its masks, these, and new values where the criterion makes some."""
         asked = self.asked
         if asked.apply_mask is not None:
             mask = maskfile.read(asked.apply_mask)
             require_fit(coupling, mask.bits, str(asked.apply_mask))
-            return mask, None
+            return mask, mask.bits, None
         taking = ranking.taking(weights.taking, asked)
         if not taking:
             raise NothingToPrune(_nothing(weights))
@@ -166,16 +167,18 @@ class _Run:
             require_fit(coupling, parent.bits, str(asked.parent_mask))
         before = parent.bits if parent else {}
         values: Values | None = None
+        masks: Mapping[str, Mask]
         if asked.criterion in CALIBRATED and asked.scores is None:
             found = calibrate(coupling, taking, asked, pattern, before)
-            bits, values = found.bits, found.values.get
+            masks, values = found.masks, found.values.get
             if found.by_magnitude:
                 such = f"{some(len(found.by_magnitude), 'weight')}, such as {plain(found.by_magnitude[0])}"
                 self.notes.append(f"by magnitude, for what is read is not a plain product: {such}")
         else:
-            bits = ranking.rank(taking, asked, pattern, ranking.scorer(Stored(coupling), asked, before))
+            masks = ranking.rank(taking, asked, pattern, ranking.scorer(Stored(coupling), asked, before))
         if parent is not None:
-            maskfile.require_monotone(bits, parent, str(asked.parent_mask))
+            known = {name: mask for name, mask in masks.items() if isinstance(mask, Bits)}
+            maskfile.require_monotone(known, parent, str(asked.parent_mask))
         made = Manifest(
             model_sha256=sha256,
             pattern=str(pattern),
@@ -184,7 +187,7 @@ class _Run:
             round=parent.manifest.round + 1 if parent else 0,
             parent_sha256=parent.sha256 if parent else "",
         )
-        return MaskFile(replace(made, **self.manifest), bits), values
+        return MaskFile(replace(made, **self.manifest)), masks, values
 
     def _look(
         self,
@@ -239,12 +242,12 @@ class _Run:
     ) -> SparseReport:
         known = {weight.name: weight for weight in weights.taking}
         layers = []
-        for name, bits in mask.bits.items():
-            count = product(bits.shape)
+        for name in mask.bits:
+            shape = coupling.graph.dims(name)
             labels = known[name].labels if name in known else ()
-            gone = count - bits.kept
+            found = counts[name]
             layers.append(
-                Layer(name, labels, bits.shape, count, counts[name].before, gone, counts[name].zeros)
+                Layer(name, labels, shape, product(shape), found.before, found.removed, found.zeros)
             )
         alone = [LeftAlone(s.name, s.size, s.why) for s in weights.spared]
         why = "--ignore or --spare says so"
@@ -287,6 +290,12 @@ class _Run:
         back = sum(count.cleared for count in counts.values())
         if self.asked.apply_mask is not None and back:
             self.notes.append(f"{back:,} weights that the mask removes were not zero; they are now")
+
+
+def _finish(make: Callable[[], Array]) -> None:
+    """Let a tensor be made, and checked, without keeping it."""
+    for _ in make.make() if isinstance(make, Pieces) else (make(),):
+        pass
 
 
 def _new(old: Array, name: str, values: Values | None) -> Array:

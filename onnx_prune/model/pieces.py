@@ -1,0 +1,108 @@
+"""Large arrays worked on a piece at a time, by as many threads as there are processors.
+
+numpy lets other threads run while it computes.  Which thread does a piece changes nothing in it, and pieces
+come in order; so many are made ahead as keep the threads busy, and memory holds no more than these.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod as product
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+T = TypeVar("T")
+PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
+_FEW = 4  # pieces that are not worth starting threads for
+_MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """An array that is made a piece at a time.
+
+    Attributes:
+        shape: of the array.
+        dtype: of its elements.
+        make: gives its elements in row-major order, in pieces of any shape.
+
+    Example:
+        >>> Pieces((3,), np.dtype(np.int8), lambda: iter([np.int8([1, 2]), np.int8([3])]))()
+        array([1, 2, 3], dtype=int8)
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    make: Callable[[], Iterator[Array]]
+
+    def __call__(self) -> Array:
+        """The whole array."""
+        whole, first = np.empty(product(self.shape), self.dtype), 0
+        for piece in self.make():
+            whole[first : first + piece.size] = piece.reshape(-1)
+            first += piece.size
+        return whole.reshape(self.shape)
+
+
+def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
+    """What `work` gives for one piece of `size` elements after the other.
+
+    Args:
+        size: of the array.
+        work: reads, and may write, what lies in the slice that it is given, and nothing else.
+
+    Example:
+        >>> list(each(600_000, lambda part: part.stop - part.start))
+        [262144, 262144, 75712]
+    """
+    parts = [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)]
+    threads = min(_threads(), len(parts))
+    if len(parts) <= _FEW or threads == 1:
+        yield from map(work, parts)
+        return
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(work, part))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _threads() -> int:
+    """Processors that this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, _MOST_THREADS)
+
+
+def release(array: Array, part: slice) -> None:
+    """Give the pages of a mapped file back that hold some elements of a flat view of it.
+
+    They count as memory of the process while they are mapped.  What is read again is mapped again; an array
+    that is no view of a mapped file stays as it is.
+    """
+    mapped: Any = array
+    while isinstance(mapped, np.ndarray):
+        mapped = mapped.base
+    if isinstance(mapped, memoryview):
+        mapped = mapped.obj
+    if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
+        return
+    start = array[part].__array_interface__["data"][0] - np.frombuffer(mapped, np.uint8).ctypes.data
+    end = start + (part.stop - part.start) * array.itemsize
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        mapped.madvise(mmap.MADV_DONTNEED, first, last - first)

@@ -1,0 +1,289 @@
+"""Where the lowest scores of tensors end: read a piece at a time, in a sample and a single pass over them.
+
+Of equal scores the later one goes first: later in its tensor, and in a later tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_prune.model import pieces
+
+Array = NDArray[Any]
+Bool = NDArray[np.bool_]
+_SAMPLE = 1 << 16
+_COLLECT = 1 << 19  # scores that are simply sorted
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Scores that are made from values as they are read, some at a time: they are never all in memory.
+
+    Attributes:
+        values: of a tensor.
+        measure: from some of them to a score each.
+
+    Example:
+        >>> scores = Measured(np.array([[1, -2], [3, -4]]), np.abs)
+        >>> scores[1:3].tolist(), scores.whole().tolist()
+        ([2, 3], [[1, 2], [3, 4]])
+    """
+
+    values: Array
+    measure: Callable[[Array], Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.values.shape
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return self.values.size
+
+    def __getitem__(self, part: slice) -> Array:
+        """Some of the scores, in row-major order."""
+        return self.measure(self.values.reshape(-1)[part])
+
+    def whole(self) -> Array:
+        """All of them, in the tensor's shape."""
+        return self.measure(self.values)
+
+    def release(self, part: slice) -> None:
+        """Some of them are not needed for now."""
+        pieces.release(self.values.reshape(-1), part)
+
+
+Scores = Array | Measured
+Passes = Callable[[], Iterable[Scores]]  # the scores of one tensor after the other, the same on every call
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where the lowest scores of one tensor end.
+
+    Attributes:
+        score: what is lower goes, what is higher stays; not-a-number is the highest.
+        cut: of those that are equal the ones from this place on go, in row-major order.
+
+    Example:
+        >>> Edge(2.0, 1).goes(np.array([2.0, 1, 2, 3])).tolist()
+        [False, True, True, False]
+    """
+
+    score: float
+    cut: int
+
+    def goes(self, scores: Array, first: int = 0) -> Bool:
+        """Which of some scores lie below, the first of them being at place `first`."""
+        lower, equal = _compare(scores, self.score)
+        if self.cut <= first:
+            return np.logical_or(lower, equal, out=lower)
+        if self.cut < first + scores.size:
+            lower[self.cut - first :] |= equal[self.cut - first :]
+        return lower
+
+
+def edges(passes: Passes, count: int, total: int) -> list[Edge]:
+    """For each tensor where its scores end that are among the `count` lowest of all.
+
+    Args:
+        passes: gives the scores of one tensor after the other.
+        count: how many are to go, at least 1 and at most all.
+        total: how many there are.
+    """
+    found = _all_at_once(passes, count) if total <= _COLLECT else _by_sample(passes, count, total)
+    border = found or _by_digits(passes, count)
+    ends: list[Edge] = []
+    stays = border.stays
+    for scores, equal in zip(passes(), border.equal, strict=True):
+        here = min(stays, equal)
+        stays -= here
+        ends.append(Edge(border.score, scores.size if here == equal else _place(scores, border.score, here)))
+        del scores  # before the next ones are made
+    return ends
+
+
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """The score of the last one that goes, how many of the first ones with it stay, and how many have it."""
+
+    score: float
+    stays: int
+    equal: list[int]
+
+
+def _all_at_once(passes: Passes, count: int) -> _Border:
+    found = [np.array(_flat(scores)[:]) for scores in passes()]
+    together = np.concatenate(found)
+    score = float(np.partition(together, count - 1)[count - 1])
+    lower, same = (int(np.count_nonzero(a)) for a in _compare(together, score))
+    return _Border(score, same - (count - lower), [int(_compare(a, score)[1].sum()) for a in found])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Of some scores how many lie below, at and at the other end of a range, and those inside it."""
+
+    below: int
+    low: int
+    inside: Array
+    high: int
+
+
+def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
+    """The border, in one pass after a sample; None where the sample says nothing about where it is.
+
+    Floyd and Rivest 1975, "Expected time bounds for selection", with a single pass.
+    """
+    sample = np.sort(np.concatenate([_sample(scores, _step(total)) for scores in passes()]))
+    at, slack = int(count / total * sample.size), 2 * int(sample.size**0.5)
+    low, high = (float(sample[min(max(0, j), sample.size - 1)]) for j in (at - slack, at + slack))
+    if low != low or high != high:
+        return None
+    tallies: list[list[_Tally]] = []
+    for scores in passes():
+        tallies.append(list(_tallies(scores, low, high)))
+        del scores  # before the next ones are made
+    every = [tally for tensor in tallies for tally in tensor]
+    left = count - sum(tally.below for tally in every)
+    ends = [(low, sum(t.low for t in every)), (high, sum(t.high for t in every))]
+    inside = np.concatenate([tally.inside for tally in every])
+    if not 0 < left <= ends[0][1] + inside.size + ends[1][1]:
+        return None
+    if left <= ends[0][1]:
+        return _Border(low, ends[0][1] - left, [sum(t.low for t in tensor) for tensor in tallies])
+    left -= ends[0][1]
+    if left > inside.size:
+        left -= inside.size
+        return _Border(high, ends[1][1] - left, [sum(t.high for t in tensor) for tensor in tallies])
+    inside.partition(left - 1)
+    score = inside[left - 1]
+    equal = [sum(int(np.count_nonzero(t.inside == score)) for t in tensor) for tensor in tallies]
+    return _Border(float(score), sum(equal) - (left - int(np.count_nonzero(inside < score))), equal)
+
+
+def _step(total: int) -> int:
+    """Of how many scores one is looked at; odd, so that not the same columns of a matrix are."""
+    return total // min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) | 1
+
+
+def _sample(scores: Scores, step: int) -> Array:
+    flat = _flat(scores)
+    run = step * (pieces.PIECE // step + 1)
+    parts = [slice(first, min(first + run, scores.size)) for first in range(0, scores.size, run)]
+    found = []
+    for part in parts:
+        found.append(flat[part.start : part.stop : step])
+        if isinstance(scores, Measured):
+            scores.release(part)
+    return np.concatenate(found)
+
+
+def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
+    flat = _flat(scores)
+
+    def look(part: slice) -> _Tally:
+        some = flat[part]
+        below, at_low = _compare(some, low)
+        under, at_high = _compare(some, high)
+        under &= ~(below | at_low)
+        inside = some[np.flatnonzero(under)]
+        if isinstance(scores, Measured):
+            scores.release(part)
+        high_ones = int(np.count_nonzero(at_high)) if low < high else 0
+        return _Tally(int(np.count_nonzero(below)), int(np.count_nonzero(at_low)), inside, high_ones)
+
+    return pieces.each(scores.size, look)
+
+
+def _by_digits(passes: Passes, count: int) -> _Border:
+    """The border: each pass counts the scores by 16 more bits of their keys, until few enough are left."""
+    prefix, left = 0, count
+    key = np.uint64(0)
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros(1 << 16, np.int64)
+        for found in _inside(passes, prefix, shift + 16):
+            digits = ((found >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
+            counts += np.bincount(digits, minlength=1 << 16)
+        upto = np.cumsum(counts)
+        digit = int(np.searchsorted(upto, left))
+        left -= int(upto[digit] - counts[digit])
+        prefix = prefix << 16 | digit
+        key = np.uint64(prefix)
+        if shift and counts[digit] <= _COLLECT:
+            inside = np.sort(np.concatenate(list(_inside(passes, prefix, shift))))
+            key = inside[left - 1]
+            left -= int(np.searchsorted(inside, key))
+            break
+    top = np.uint64(1 << 63)
+    score = float(np.array(key ^ top if key & top else ~key).view(np.float64))
+    equal = [_equal(scores, score) for scores in passes()]
+    return _Border(score, sum(equal) - left, equal)
+
+
+def _keys(scores: Scores, part: slice) -> NDArray[np.uint64]:
+    return keys(scores[part])
+
+
+def keys(scores: Array) -> NDArray[np.uint64]:
+    """Unsigned integers in the order of the scores, not-a-number last, -0 as 0.
+
+    Example:
+        >>> found = keys(np.array([-np.inf, -1, -0.0, 0, 1, np.inf, np.nan]))
+        >>> bool((np.diff(found.astype(float)) >= 0).all()), bool(found[2] == found[3])
+        (True, True)
+    """
+    plain = scores.astype(np.float64) + 0.0
+    plain[np.isnan(plain)] = np.nan  # of one sign
+    bits = plain.view(np.uint64)
+    top = np.uint64(1 << 63)
+    return np.where(bits & top, ~bits, bits | top)
+
+
+def _compare(scores: Array, score: float) -> tuple[Bool, Bool]:
+    """Which scores are lower than one, and which are equal to it."""
+    if score != score:
+        missing = np.isnan(scores)
+        return ~missing, missing
+    with np.errstate(over="ignore"):
+        own = scores.dtype.type(score)
+    if own != score:  # it is a score of another tensor, of another type
+        scores, own = scores.astype(np.float64), np.float64(score)
+    return scores < own, scores == own
+
+
+def _equal(scores: Scores, score: float) -> int:
+    flat = _flat(scores)
+    return sum(pieces.each(scores.size, lambda part: int(np.count_nonzero(_compare(flat[part], score)[1]))))
+
+
+def _place(scores: Scores, score: float, number: int) -> int:
+    """Where, counted from 0, the score is found that has `number` equal ones before it."""
+    flat = _flat(scores)
+    for first in range(0, scores.size, pieces.PIECE):
+        equal = np.flatnonzero(_compare(flat[first : first + pieces.PIECE], score)[1])
+        if number < equal.size:
+            return first + int(equal[number])
+        number -= equal.size
+    return scores.size
+
+
+def _flat(scores: Scores) -> Scores:
+    return scores if isinstance(scores, Measured) else scores.reshape(-1)
+
+
+def _inside(passes: Passes, prefix: int, shift: int) -> Iterator[NDArray[np.uint64]]:
+    """The keys that begin with `prefix`, `shift` bits being left."""
+    for scores in passes():
+        flat = _flat(scores)
+        for found in pieces.each(scores.size, partial(_keys, flat)):
+            yield found if shift == 64 else found[found >> np.uint64(shift) == np.uint64(prefix)]
+        del scores, flat  # before the next ones are made
