@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from onnx_prune.axes.axis import owner
 from onnx_prune.coupling import Coupling, Group, Member
 from onnx_prune.errors import InputError
+from onnx_prune.model import pieces
 from onnx_prune.real import real
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[Coupling, Group], Scores]
-_CHUNK = 1 << 16  # weights in float64 at a time, which stay in the cache
+_CHUNK = 1 << 17  # weights in float64 at a time, which stay in the cache
 
 
 def l1(coupling: Coupling, group: Group) -> Scores:
@@ -145,13 +146,24 @@ def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
     """
     outer, n = int(np.prod(weight.shape[:dim])), weight.shape[dim]
     blocks = weight.reshape(outer, n, int(np.prod(weight.shape[dim + 1 :])))
+    inner, flat = blocks.shape[2], weight.reshape(-1)
+    step = min(n, max(1, _CHUNK // max(inner, 1)))
+    rows = max(1, _CHUNK // max(n * inner, 1)) if step == n else 1
+
+    def sums(at: tuple[int, int]) -> Scores:
+        row, first = at
+        block = blocks[row : row + rows, first : first + step]
+        part = block.astype(np.float64)
+        start = (row * n + first) * inner
+        pieces.release(flat, slice(start, start + part.size))
+        np.abs(part, out=part)
+        return np.asarray((part if power == 1 else part**power).sum(2))
+
     total = np.zeros(n)
-    for row in blocks:
-        step = max(1, _CHUNK // max(row.shape[1], 1))
-        for start in range(0, n, step):
-            part = row[start : start + step].astype(np.float64)
-            np.abs(part, out=part)
-            total[start : start + step] += (part if power == 1 else part**power).sum(1)
+    places = [(row, first) for row in range(0, outer, rows) for first in range(0, n, step)]
+    for (_, first), found in zip(places, pieces.in_order(sums, places), strict=True):
+        for line in found:  # one after the other, so that nothing depends on how many come at a time
+            total[first : first + step] += line
     return total
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from math import prod as product
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axes.axis import Atom, Axis, Cat, Mask, Prod, atoms, count, keep, size
 from onnx_prune.coupling import Coupling
+from onnx_prune.model import pieces
 
 Array = NDArray[Any]
 Plan = Mapping[Atom, Mask]
@@ -104,5 +105,36 @@ def slicer(found: list[Mask | None]) -> Callable[[Array], Array]:
             if mask is not None:
                 array = array.compress(mask, axis=dim)
         return array
+
+    return take
+
+
+def in_pieces(found: list[Mask | None]) -> Callable[[Array], Iterator[Array]]:
+    """The same a piece at a time, in row-major order, for what is not to be whole in memory.
+
+    >>> [piece.tolist() for piece in in_pieces([None, np.array([True, False])])(np.array([[1, 2], [3, 4]]))]
+    [[[1], [3]]]
+    """
+
+    def take(array: Array) -> Iterator[Array]:
+        row, mask = product(array.shape[1:]), found[0] if found else None
+        if array.ndim > 1 and row > pieces.PIECE:
+            for j in range(len(array)) if mask is None else np.flatnonzero(mask):
+                yield from in_pieces(found[1:])(array[j])
+            return
+        if not array.ndim or not row:
+            yield slicer(found)(array)
+            return
+        flat, step = array.reshape(-1), pieces.PIECE // row
+
+        def part(first: int) -> Array:
+            last = min(first + step, len(array))
+            rows = None if mask is None else mask[first:last]
+            made = slicer([rows, *found[1:]])(array[first:last])
+            if made.size < (last - first) * row:  # a copy, and not the mapped file itself
+                pieces.release(flat, slice(first * row, last * row))
+            return made
+
+        yield from pieces.in_order(part, range(0, len(array), step))
 
     return take

@@ -158,7 +158,7 @@ class Session:
                 stub.name, stub.data_type, stub.dims[:] = tensor.name, tensor.data_type, tensor.dims
                 stub.data_location = onnx.TensorProto.EXTERNAL
                 stub.external_data.add(key="location", value="in memory")
-                arrays[tensor.name] = tensors.read(tensor)
+                arrays[tensor.name] = np.require(tensors.read(tensor), requirements="A")
                 continue
             stub.CopyFrom(tensor)
             if lazy.is_put_off(tensor):

@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from onnx_prune.errors import InputError
 
+_MAPPED = 1 << 20  # bytes from which on a tensor is mapped
 _MARK = f"\0{secrets.token_hex(16)}:"
 
 
@@ -59,21 +60,23 @@ def is_put_off(tensor: TensorProto) -> bool:
 def data(tensor: TensorProto) -> NDArray[np.uint8]:
     """Read the bytes of a tensor that was put off.
 
-    They are read, not mapped: in a protobuf file nothing is aligned, and no other program can take bytes
-    away from under a copy.
+    Only many of them are mapped: in a protobuf file nothing is aligned.
 
     Raises:
         InputError: the file is gone, or is not what it was.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     file = os.fsdecode(entries["location"].removeprefix(_MARK).encode("latin-1"))
-    found = np.empty(int(entries["length"]), np.uint8)
+    offset, size = int(entries["offset"]), int(entries["length"])
     try:
         with open(file, "rb", buffering=0) as opened:
-            same = _stamp(os.fstat(opened.fileno())) == entries["checksum"]
-            opened.seek(int(entries["offset"]))
-            if same and _fill(opened, found) == found.size:
-                return found
+            if _stamp(os.fstat(opened.fileno())) == entries["checksum"]:
+                if size >= _MAPPED:
+                    return np.asarray(np.memmap(opened, np.uint8, "r", offset, (size,)))
+                opened.seek(offset)
+                found = np.empty(size, np.uint8)
+                if _fill(opened, found) == size:
+                    return found
     except OSError as error:
         raise InputError(f"cannot read {file!r} again: {error.strerror}; leave it there meanwhile") from None
     raise InputError(f"{file!r} has changed since it was loaded; start again")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod as product
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-T = TypeVar("T")
+P, T = TypeVar("P"), TypeVar("T")
 PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
 _FEW = 4  # pieces that are not worth starting threads for
 _MOST_THREADS = 8
@@ -63,7 +63,16 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
         >>> list(each(600_000, lambda part: part.stop - part.start))
         [262144, 262144, 75712]
     """
-    parts = [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)]
+    return in_order(work, [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)])
+
+
+def in_order(work: Callable[[P], T], parts: Sequence[P]) -> Iterator[T]:
+    """As `map`, by threads if there are more than a few parts.
+
+    Example:
+        >>> list(in_order(abs, [-1, 2, -3, 4, -5]))
+        [1, 2, 3, 4, 5]
+    """
     threads = min(_threads(), len(parts))
     if len(parts) <= _FEW or threads == 1:
         yield from map(work, parts)
