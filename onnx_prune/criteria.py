@@ -23,7 +23,8 @@ from onnx_prune.real import real
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[Coupling, Group], Scores]
-_CHUNK = 1 << 17  # weights in float64 at a time, which stay in the cache
+_Box = tuple[slice, slice]
+_CACHED = 1 << 16  # weights in float64 at a time, which stay in the cache
 
 
 def l1(coupling: Coupling, group: Group) -> Scores:
@@ -147,24 +148,44 @@ def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
     outer, n = int(np.prod(weight.shape[:dim])), weight.shape[dim]
     blocks = weight.reshape(outer, n, int(np.prod(weight.shape[dim + 1 :])))
     inner, flat = blocks.shape[2], weight.reshape(-1)
-    step = min(n, max(1, _CHUNK // max(inner, 1)))
-    rows = max(1, _CHUNK // max(n * inner, 1)) if step == n else 1
+    buffers = pieces.Buffers(np.dtype(np.float64), max(inner, _CACHED))
 
-    def sums(at: tuple[int, int]) -> Scores:
-        row, first = at
-        block = blocks[row : row + rows, first : first + step]
-        part = block.astype(np.float64)
-        start = (row * n + first) * inner
-        pieces.release(flat, slice(start, start + part.size))
-        np.abs(part, out=part)
-        return np.asarray((part if power == 1 else part**power).sum(2))
+    def sums(box: _Box) -> Scores:
+        block = blocks[box]
+        found = np.zeros(block.shape[1])
+        for inside in _boxes(block.shape, _CACHED):
+            part = buffers.take(block[inside].shape)
+            np.copyto(part, block[inside], casting="unsafe")
+            np.abs(part, out=part)
+            lines = part if power == 1 else part**power
+            found[inside[1]] += (lines[:, :, 0] if inner == 1 else lines.sum(2)).sum(0)
+            buffers.give(part)
+        start = (box[0].start * n + box[1].start) * inner
+        pieces.release(flat, slice(start, start + block.size))
+        return found
 
     total = np.zeros(n)
-    places = [(row, first) for row in range(0, outer, rows) for first in range(0, n, step)]
-    for (_, first), found in zip(places, pieces.in_order(sums, places), strict=True):
-        for line in found:  # one after the other, so that nothing depends on how many come at a time
-            total[first : first + step] += line
+    boxes = _boxes(blocks.shape, pieces.length(weight.size))
+    for (_, channels), found in zip(boxes, pieces.in_order(sums, boxes), strict=True):
+        total[channels] += found
     return total
+
+
+def _boxes(shape: tuple[int, ...], most: int) -> list[_Box]:
+    """An array of three dims in row-major order: a few rows at a time, or a few channels of one row.
+
+    >>> _boxes((2, 3, 4), 8)
+    [(slice(0, 1, None), slice(0, 2, None)), (slice(0, 1, None), slice(2, 3, None)), \
+(slice(1, 2, None), slice(0, 2, None)), (slice(1, 2, None), slice(2, 3, None))]
+    """
+    outer, n, inner = shape
+    step = max(1, min(n, most // max(inner, 1)))
+    rows = max(1, most // max(n * inner, 1)) if step == n else 1
+    return [
+        (slice(row, min(row + rows, outer)), slice(first, min(first + step, n)))
+        for row in range(0, outer, rows)
+        for first in range(0, n, step)
+    ]
 
 
 def _producers(group: Group) -> list[Member]:

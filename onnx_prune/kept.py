@@ -125,16 +125,25 @@ def in_pieces(found: list[Mask | None]) -> Callable[[Array], Iterator[Array]]:
         if not array.ndim or not row:
             yield slicer(found)(array)
             return
-        flat, step = array.reshape(-1), pieces.PIECE // row
+        flat, step = array.reshape(-1), max(1, pieces.length(array.size) // row)
+        *first_dims, last = [dim for dim, kept in enumerate(found) if kept is not None] or [0]
+        places = np.arange(array.shape[last]) if found[last] is None else np.flatnonzero(found[last])
+        buffers = pieces.Buffers(array.dtype, step * row)
 
         def part(first: int) -> Array:
-            last = min(first + step, len(array))
-            rows = None if mask is None else mask[first:last]
-            made = slicer([rows, *found[1:]])(array[first:last])
-            if made.size < (last - first) * row:  # a copy, and not the mapped file itself
-                pieces.release(flat, slice(first * row, last * row))
+            end = min(first + step, len(array))
+            block, kept = array[first:end], places
+            for dim in first_dims:
+                block = block.compress(found[dim][first:end] if dim == 0 else found[dim], axis=dim)
+            if last == 0:
+                kept = places[slice(*np.searchsorted(places, (first, end)))] - first
+            shape = block.shape[:last] + (len(kept),) + block.shape[last + 1 :]
+            made = block.take(kept, axis=last, out=buffers.take(shape), mode="clip")
+            pieces.release(flat, slice(first * row, end * row))
             return made
 
-        yield from pieces.in_order(part, range(0, len(array), step))
+        for made in pieces.in_order(part, range(0, len(array), step)):
+            yield made
+            buffers.give(made)
 
     return take

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-P, T = TypeVar("P"), TypeVar("T")
+P = TypeVar("P")
+T = TypeVar("T")
 PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
 _FEW = 4  # pieces that are not worth starting threads for
 _MOST_THREADS = 8
@@ -32,7 +33,8 @@ class Pieces:
     Attributes:
         shape: of the array.
         dtype: of its elements.
-        make: gives its elements in row-major order, in pieces of any shape.
+        make: gives its elements in row-major order, in pieces of any shape, each of them good until the next
+            one is asked for.
 
     Example:
         >>> Pieces((3,), np.dtype(np.int8), lambda: iter([np.int8([1, 2]), np.int8([3])]))()
@@ -89,6 +91,43 @@ def in_order(work: Callable[[P], T], parts: Sequence[P]) -> Iterator[T]:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def length(size: int) -> int:
+    """Elements of a piece of an array of this size: more where there are many, since each costs its share.
+
+    >>> length(PIECE), length(1000 * PIECE) // PIECE
+    (262144, 4)
+    """
+    return max(PIECE, min(size // 16, 4 * PIECE))
+
+
+class Buffers:
+    """Memory that pieces are made in, used again and again: fresh pages cost more than filling them.
+
+    Example:
+        >>> buffers = Buffers(np.dtype(np.int8), 6)
+        >>> first = buffers.take((2, 3))
+        >>> buffers.give(first)
+        >>> np.shares_memory(first, buffers.take((4,)))
+        True
+    """
+
+    def __init__(self, dtype: np.dtype[Any], size: int) -> None:
+        self._dtype, self._size = dtype, size
+        self._free: deque[Array] = deque()
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """An array of this shape, of any content."""
+        try:
+            whole = self._free.pop()
+        except IndexError:
+            whole = np.empty(self._size, self._dtype)
+        return whole[: product(shape)].reshape(shape)
+
+    def give(self, array: Array) -> None:
+        """Let the memory of an array that was taken be used again."""
+        self._free.append(array.base)
 
 
 def _threads() -> int:
