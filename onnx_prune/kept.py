@@ -126,19 +126,21 @@ def in_pieces(found: list[Mask | None]) -> Callable[[Array], Iterator[Array]]:
             yield slicer(found)(array)
             return
         flat, step = array.reshape(-1), max(1, pieces.length(array.size) // row)
-        *first_dims, last = [dim for dim, kept in enumerate(found) if kept is not None] or [0]
-        places = np.arange(array.shape[last]) if found[last] is None else np.flatnonzero(found[last])
+        *others, (last, final) = [(dim, kept) for dim, kept in enumerate(found) if kept is not None] or [
+            (0, np.ones(len(array), np.bool_))
+        ]
+        places = np.flatnonzero(final)
         buffers = pieces.Buffers(array.dtype, step * row)
 
         def part(first: int) -> Array:
             end = min(first + step, len(array))
-            block, kept = array[first:end], places
-            for dim in first_dims:
-                block = block.compress(found[dim][first:end] if dim == 0 else found[dim], axis=dim)
+            block, at = array[first:end], places
+            for dim, kept in others:
+                block = block.compress(kept[first:end] if dim == 0 else kept, axis=dim)
             if last == 0:
-                kept = places[slice(*np.searchsorted(places, (first, end)))] - first
-            shape = block.shape[:last] + (len(kept),) + block.shape[last + 1 :]
-            made = block.take(kept, axis=last, out=buffers.take(shape), mode="clip")
+                at = places[slice(*np.searchsorted(places, (first, end)))] - first
+            shape = (*block.shape[:last], len(at), *block.shape[last + 1 :])
+            made = block.take(at, axis=last, out=buffers.take(shape), mode="clip")
             pieces.release(flat, slice(first * row, end * row))
             return made
 

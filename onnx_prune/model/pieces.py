@@ -123,6 +123,8 @@ class Buffers:
             whole = self._free.pop()
         except IndexError:
             whole = np.empty(self._size, self._dtype)
+        while whole.base is not None:
+            whole = whole.base
         return whole[: product(shape)].reshape(shape)
 
     def give(self, array: Array) -> None:
