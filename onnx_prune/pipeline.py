@@ -29,7 +29,7 @@ from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune, PruneError
 from onnx_prune.follow import CannotRestate
 from onnx_prune.kept import shapes_after
-from onnx_prune.model import files
+from onnx_prune.model import files, tensors
 from onnx_prune.model.blame import fault
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.memory import require_fits
@@ -52,7 +52,7 @@ class Result:
     """What `prune` gives back.
 
     Attributes:
-        model: the pruned model; None where it was streamed to a file without being proved.
+        model: the pruned model; None where it was written to a file unproved, or has external data there.
         plan: which channels stay.
         report: everything measured.
     """
@@ -140,10 +140,10 @@ class _Run:
         if not self.dry_run:
             self._sign(draft.model, written)
             if settings.validate:
-                model = draft.whole()
+                model = draft.lent()
                 proof = self._prove(coupling, choice, model)
             if settings.recovery != "none":
-                model = model or draft.whole()
+                model = draft.whole()
                 with self._stage("recovering"):
                     drift_cut, recovery = self.calibrator.recover(coupling, choice.plan, model)
             if settings.validate and model is not None:
@@ -158,8 +158,11 @@ class _Run:
                         accuracy = evaluate(graph, model, settings.evaluate)
                     except RunError as error:
                         self.notes.append(f"top-1 was not counted: {error}")
+            proved_inside = model is not None and not any(
+                map(tensors.is_external, graph.initializers.values())
+            )
+            model = draft.whole() if self.output is None or proved_inside else None
             size = self._write(graph, draft, written)
-            model = model or (draft.whole() if self.output is None else None)
         left = Graph(draft.model).params()
         report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
         report = replace(report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy)

@@ -88,6 +88,8 @@ class Session:
             options.add_session_config_entry(_FOLDER, str(folder.resolve()))
         if not optimize:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nobody is timing
+            if _weight(model) >= _INLINE:  # a second copy of each, laid out for many runs
+                options.add_session_config_entry("session.disable_prepacking", "1")
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._loops = _has_loop(model)
         self._weights: list[Any] = []  # onnxruntime reads them where they are
@@ -170,6 +172,11 @@ class Session:
             self._weights = [OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
             options.add_external_initializers(list(arrays), self._weights)
         return slim
+
+
+def _weight(model: onnx.ModelProto) -> int:
+    """Bytes of the model's weights, those elsewhere too."""
+    return sum(map(tensors.nbytes, model.graph.initializer))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Initializers whose data stay in the model's own file until they are read.
+"""Initializers whose data stay in the model's own file until they are read, or are made then.
 
 So a model takes up no more memory than its structure and the tensor in hand.  In the record such a tensor
 looks like external data, with a location that no file can name: it starts with a mark of this process.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,33 @@ def put_off(tensor: TensorProto, file: Path, status: os.stat_result, offset: int
         tensor.external_data.add(key=key, value=value)
 
 
+class Made:
+    """What makes the data of a tensor, for as long as somebody holds it.
+
+    Args:
+        make: gives the tensor's bytes as ONNX stores them.
+    """
+
+    def __init__(self, make: Callable[[], NDArray[np.uint8]]) -> None:
+        self.make, self._key = make, secrets.token_hex(16)
+
+    def put_off(self, tensor: TensorProto) -> None:
+        """Let the tensor's data be made when they are asked for.
+
+        Example:
+            >>> tensor, made = TensorProto(name="w"), Made(lambda: np.ones(2, np.uint8))
+            >>> made.put_off(tensor)
+            >>> data(tensor).tolist()
+            [1, 1]
+        """
+        _MADE[self._key] = self
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"{_MARK}{self._key}")
+
+
+_MADE: WeakValueDictionary[str, Made] = WeakValueDictionary()
+
+
 def is_put_off(tensor: TensorProto) -> bool:
     """Whether the tensor's data are still in the model's own file.
 
@@ -58,7 +87,7 @@ def is_put_off(tensor: TensorProto) -> bool:
 
 
 def data(tensor: TensorProto) -> NDArray[np.uint8]:
-    """Read the bytes of a tensor that was put off.
+    """Read, or make, the bytes of a tensor that was put off.
 
     Only many of them are mapped: in a protobuf file nothing is aligned.
 
@@ -66,6 +95,8 @@ def data(tensor: TensorProto) -> NDArray[np.uint8]:
         InputError: the file is gone, or is not what it was.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if len(entries) == 1:
+        return _MADE[entries["location"].removeprefix(_MARK)].make()
     file = os.fsdecode(entries["location"].removeprefix(_MARK).encode("latin-1"))
     offset, size = int(entries["offset"]), int(entries["length"])
     try:

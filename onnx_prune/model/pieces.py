@@ -115,16 +115,14 @@ class Buffers:
 
     def __init__(self, dtype: np.dtype[Any], size: int) -> None:
         self._dtype, self._size = dtype, size
-        self._free: deque[Array] = deque()
+        self._free: deque[Any] = deque()  # what was taken is a view of it
 
     def take(self, shape: tuple[int, ...]) -> Array:
         """An array of this shape, of any content."""
         try:
-            whole = self._free.pop()
+            whole: Array = self._free.pop()
         except IndexError:
             whole = np.empty(self._size, self._dtype)
-        while whole.base is not None:
-            whole = whole.base
         return whole[: product(shape)].reshape(shape)
 
     def give(self, array: Array) -> None:

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune.coupling import Coupling
+from onnx_prune.draft import Draft
 from onnx_prune.errors import NotProved
 from onnx_prune.kept import Plan, masks, slicer
 from onnx_prune.mask import masked
@@ -181,7 +182,11 @@ class Reference:
             yield run, self._kept(self.names(at), session.run(run.feeds, names))
 
     def _masked(self) -> onnx.ModelProto:
-        return masked(self.coupling, self.plan).whole()
+        return self._draft.lent()
+
+    @cached_property
+    def _draft(self) -> Draft:
+        return masked(self.coupling, self.plan)
 
     def _session(self, model: onnx.ModelProto, at: seams.Seams = None, opened: bool = True) -> Session:
         """A session whose outputs are all that is compared; the model is used up."""
