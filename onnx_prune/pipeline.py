@@ -32,9 +32,11 @@ from onnx_prune.kept import shapes_after
 from onnx_prune.model import files, tensors
 from onnx_prune.model.blame import fault
 from onnx_prune.model.graph import Graph
-from onnx_prune.model.memory import require_fits
+from onnx_prune.model.memory import available, require_fits
 from onnx_prune.model.sign import sign
 from onnx_prune.plan import Plan
+from onnx_prune.proof.blocks import prove_in_blocks
+from onnx_prune.proof.footprint import footprint
 from onnx_prune.proof.prove import Proof, or_refused, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.runtime import RunError
@@ -243,8 +245,12 @@ class _Run:
         graph, path = coupling.graph, self.settings.drift_data
         given = [] if path is None else samples.load(path, graph.inputs)[:_PROVED_ON]
         require_fits(coupling.shapes.known, coupling.shapes.types)
+        most = self.settings.max_memory or available()
         with self._stage("proving"), or_refused():
-            proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=given)
+            if footprint(coupling) > most:
+                proof = prove_in_blocks(coupling, choice.plan, model, folder=graph.folder, budget=most)
+            else:
+                proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=given)
         self.notes += proof.notes
         return proof
 
