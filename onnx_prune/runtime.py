@@ -88,18 +88,21 @@ class Session:
             options.add_session_config_entry(_FOLDER, str(folder.resolve()))
         if not optimize:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nobody is timing
-            if _weight(model) >= _INLINE:  # a second copy of each, laid out for many runs
-                options.add_session_config_entry("session.disable_prepacking", "1")
+            if sum(map(tensors.nbytes, model.graph.initializer)) >= _INLINE:
+                options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._loops = _has_loop(model)
         self._weights: list[Any] = []  # onnxruntime reads them where they are
+        self._fed: dict[str, Array] = {}  # weights that are inputs to it
         try:
             self._session = ort.InferenceSession(
-                self._slim(model, options).SerializeToString(), options, providers=["CPUExecutionProvider"]
+                self._slim(model, options, optimize).SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise RunError(f"onnxruntime refuses the model: {_one_line(error)}") from None
-        self.inputs = [value.name for value in self._session.get_inputs()]
+        self.inputs = [v.name for v in self._session.get_inputs() if v.name not in self._fed]
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     @property
@@ -121,7 +124,7 @@ class Session:
         if self._loops:
             watch.start(options)
         try:
-            return list(self._session.run(list(outputs or self.outputs), dict(feeds), options))
+            return list(self._session.run(list(outputs or self.outputs), {**self._fed, **feeds}, options))
         except Exception as error:  # as above
             if watch.stopped:
                 raise InputError(
@@ -138,10 +141,11 @@ class Session:
         finally:
             watch.over.set()
 
-    def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
+    def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions, optimize: bool) -> onnx.ModelProto:
         """The model with its large weights handed to onnxruntime as arrays, and none left in its file.
 
-        Saves the copies that serializing makes, and protobuf cannot serialize more than 2 GB.
+        Saves the copies that serializing makes, and protobuf cannot serialize more than 2 GB.  What is not to
+        be optimised gets its floats as inputs: of arrays that are to be constants onnxruntime makes a copy.
         """
         within = [t for t in model.graph.initializer if t.HasField("raw_data") or lazy.is_put_off(t)]
         large = {t.name for t in within if tensors.nbytes(t) >= _LARGE and _plain(t)}
@@ -154,7 +158,15 @@ class Session:
         tensors.copy_fields(model, slim, skip=("graph",))
         tensors.copy_fields(model.graph, slim.graph, skip=("initializer",))
         arrays = {}
+        declared = {value.name for value in model.graph.input}
         for tensor in model.graph.initializer:
+            fed = not optimize and tensor.name in large and tensors.dtype_of(tensor).kind == "f"
+            if fed:
+                self._fed[tensor.name] = np.require(tensors.read(tensor), requirements="A")
+                if tensor.name not in declared:
+                    info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                    slim.graph.input.append(info)
+                continue
             stub = slim.graph.initializer.add()
             if tensor.name in large:
                 stub.name, stub.data_type, stub.dims[:] = tensor.name, tensor.data_type, tensor.dims
@@ -172,11 +184,6 @@ class Session:
             self._weights = [OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
             options.add_external_initializers(list(arrays), self._weights)
         return slim
-
-
-def _weight(model: onnx.ModelProto) -> int:
-    """Bytes of the model's weights, those elsewhere too."""
-    return sum(map(tensors.nbytes, model.graph.initializer))
 
 
 @cache
