@@ -68,7 +68,7 @@ def _parts(coupling: Coupling, most: int) -> Iterator[tuple[int, int]]:
     first, held = 0, set[str]()
     for at, node in enumerate(nodes):
         read = {name for name in names_read([node]) if name in coupling.graph.initializers}
-        if at > first and bytes_of(coupling, held | read) > most:
+        if held and not read <= held and bytes_of(coupling, held | read) > most:
             yield first, at
             first, held = at, set()
         held |= read
