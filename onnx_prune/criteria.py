@@ -155,6 +155,7 @@ def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
         found = np.zeros(block.shape[1])
         for inside in _boxes(block.shape, _CACHED):
             part = buffers.take(block[inside].shape)
+            # the hot spot of ranking: every weight once, in double precision, so that no order of sums shows
             np.copyto(part, block[inside], casting="unsafe")
             np.abs(part, out=part)
             lines = part if power == 1 else part**power

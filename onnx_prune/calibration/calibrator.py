@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import onnx
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from onnx_prune import criteria
 from onnx_prune.axes.axis import Atom
 from onnx_prune.calibration import data as calibration
-from onnx_prune.calibration.criteria import rank
 from onnx_prune.calibration.data import Calibration
-from onnx_prune.calibration.recover import Method, Recovery, recover
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
 from onnx_prune.kept import Plan
@@ -22,6 +20,9 @@ from onnx_prune.runtime import RunError
 from onnx_prune.settings import Settings
 from onnx_prune.validate import Drift, drift_feeds, measure_drift
 from onnx_prune.words import some
+
+if TYPE_CHECKING:
+    from onnx_prune.calibration.recover import Method, Recovery
 
 _FEW = 64
 
@@ -72,6 +73,8 @@ class Calibrator:
         settings, name = self._settings, self._settings.ranking
         if name in criteria.CRITERIA:
             return {group.atom: criteria.CRITERIA[name](coupling, group) for group in groups}
+        from onnx_prune.calibration.criteria import rank  # most runs have no data
+
         found = self.data(coupling)
         assert found is not None
         try:
@@ -96,6 +99,8 @@ class Calibrator:
         Raises:
             InputError: the data are not usable, or onnxruntime can't run one of the models.
         """
+        from onnx_prune.calibration.recover import recover  # most runs recover nothing
+
         settings, drift, found = self._settings, None, self.data(coupling)
         assert found is not None
         try:
@@ -107,7 +112,7 @@ class Calibrator:
                 plan,
                 model,
                 found,
-                cast(Method, settings.recovery),
+                cast("Method", settings.recovery),
                 memory=settings.memory,
                 progress=settings.progress,
             )
