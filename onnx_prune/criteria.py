@@ -24,7 +24,7 @@ from onnx_prune.real import real
 Scores = NDArray[np.float64]
 Criterion = Callable[[Coupling, Group], Scores]
 _Box = tuple[slice, slice]
-_CACHED = 1 << 16  # weights in float64 at a time, which stay in the cache
+_CACHED = 1 << 15  # weights in float64 at a time, which stay in the cache
 
 
 def l1(coupling: Coupling, group: Group) -> Scores:
