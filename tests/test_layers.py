@@ -93,6 +93,7 @@ LAYERS = [
         "calibration.calibrator",
         "sparse.report",
         "sparse.drift",
+        "sparse.seen",
     },
     {"sparse.sparsify", "sparse.show"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},

@@ -6,24 +6,31 @@ come in order; so many are made ahead as keep the threads busy, and memory holds
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from math import prod as product
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 P = TypeVar("P")
 T = TypeVar("T")
-PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
+PIECE = 1 << 19  # elements; a multiple of eight, so that packed bits can be cut there
 _FEW = 4  # pieces that are not worth starting threads for
 _MOST_THREADS = 8
+_LEAST = 1 << 16  # elements of a piece
+_SHORT = 512  # elements
+_LOCAL = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class Pieces:
     Attributes:
         shape: of the array.
         dtype: of its elements.
-        make: gives its elements in row-major order, in pieces of any shape, each of them good until the next
+        make: gives its elements in row-major order, in pieces of any shape; a piece is good until the next
             one is asked for.
 
     Example:
@@ -59,47 +66,46 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
 
     Args:
         size: of the array.
-        work: reads, and may write, what lies in the slice that it is given, and nothing else.
+        work: reads, and may write, what lies in the slice that it is given, and nothing else; it must not
+            call this function.
 
     Example:
         >>> list(each(600_000, lambda part: part.stop - part.start))
-        [262144, 262144, 75712]
+        [524288, 75712]
     """
     return in_order(work, [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)])
 
 
 def in_order(work: Callable[[P], T], parts: Sequence[P]) -> Iterator[T]:
-    """As `map`, by threads if there are more than a few parts.
+    """As `map`, by threads if there are more than a few parts; `work` must not call this function.
 
     Example:
         >>> list(in_order(abs, [-1, 2, -3, 4, -5]))
         [1, 2, 3, 4, 5]
     """
-    threads = min(_threads(), len(parts))
-    if len(parts) <= _FEW or threads == 1:
+    if len(parts) <= _FEW or _threads() == 1:
         yield from map(work, parts)
         return
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for part in parts:
-                waiting.append(pool.submit(work, part))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+    try:
+        for part in parts:
+            waiting.append(_pool().submit(work, part))
+            if len(waiting) > _threads() + 1:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def length(size: int) -> int:
     """Elements of a piece of an array of this size: more where there are many, since each costs its share.
 
-    >>> length(PIECE), length(1000 * PIECE) // PIECE
-    (262144, 4)
+    >>> length(1 << 20), length(1 << 22) == PIECE * 2, length(1000 * PIECE) // PIECE
+    (262144, True, 2)
     """
-    return max(PIECE, min(size // 16, 4 * PIECE))
+    return max(_LEAST, min(size // _FEW, 2 * PIECE))
 
 
 class Buffers:
@@ -130,10 +136,83 @@ class Buffers:
         self._free.append(array.base)
 
 
+@cache
 def _threads() -> int:
     """Processors that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(count, _MOST_THREADS)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that stay, and their scratch memory with them."""
+    return ThreadPoolExecutor(_threads())
+
+
+def scratch(use: str, count: int, kind: DTypeLike) -> Array:
+    """Memory of this thread that is used again: fresh pages cost more than most computing.
+
+    Args:
+        use: what it is for; what was got before for the same use is overwritten.
+        count: of elements.
+        kind: of elements.
+
+    Example:
+        >>> scratch("sums", 3, np.float32).shape
+        (3,)
+    """
+    size = count * np.dtype(kind).itemsize
+    kept: dict[str, Array] = _LOCAL.__dict__
+    if use not in kept or kept[use].size < size:
+        kept[use] = np.empty(size, np.uint8)
+    return kept[use][:size].view(kind)
+
+
+class Runs:
+    """An array by runs of its elements, in row-major order: do not write into them.
+
+    Of a mapped file a run is read into memory that the thread's next one takes: mapped pages count as memory
+    of the process until they are given back, and coming and going they take longer than a copy.
+
+    Args:
+        array: the array.
+
+    Example:
+        >>> runs = Runs(np.arange(6).reshape(2, 3))
+        >>> runs[1:4].tolist(), runs.sample(3).tolist(), runs.size
+        ([1, 2, 3], [0, 1, 2], 6)
+    """
+
+    def __init__(self, array: Array) -> None:
+        self.shape, self.size, self._flat = array.shape, array.size, array.reshape(-1)
+        mapped: Any = array
+        while isinstance(mapped, np.ndarray) and not isinstance(mapped, np.memmap):
+            mapped = mapped.base
+        self._file, self._first = -1, 0
+        if isinstance(mapped, np.memmap) and array.flags.c_contiguous and hasattr(os, "preadv"):
+            self._first = mapped.offset + self._flat.ctypes.data - mapped.ctypes.data
+            self._file = os.open(str(mapped.filename), os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+
+    def __getitem__(self, part: slice) -> Array:
+        """The elements of a slice without a step."""
+        if self._file < 0:
+            return self._flat[part]
+        out = scratch("run", part.stop - part.start, self._flat.dtype)
+        left, at = memoryview(out.view(np.uint8).data), self._first + part.start * out.itemsize
+        while left:
+            count = os.preadv(self._file, [left], at)
+            if not count:
+                raise OSError(errno.EIO, "the file has become shorter")
+            left, at = left[count:], at + count
+        return out
+
+    def sample(self, count: int) -> Array:
+        """About so many elements from all over it, in short runs."""
+        number = max(1, count // _SHORT)
+        firsts = np.linspace(0, max(0, self.size - _SHORT), number).astype(np.int64).tolist()
+        parts = (slice(first, min(first + min(_SHORT, count), self.size)) for first in firsts)
+        return np.concatenate([np.array(self[part]) for part in parts])
 
 
 def release(array: Array, part: slice) -> None:

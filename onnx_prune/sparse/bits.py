@@ -21,6 +21,9 @@ class Mask(Protocol):
     def removes(self) -> int | None:
         """How many weights go, where that is known beforehand."""
 
+    def prepare(self) -> None:
+        """Find out what `part` needs, which several threads may call."""
+
     def part(self, part: slice, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Which weights of a run stay.
 
@@ -56,6 +59,9 @@ class Bits:
     def keep(self) -> NDArray[np.bool_]:
         """The mask as an array of booleans."""
         return np.unpackbits(self.packed, count=product(self.shape)).view(np.bool_).reshape(self.shape)
+
+    def prepare(self) -> None:
+        """See `Mask.prepare`."""
 
     def part(self, part: slice, values: NDArray[Any]) -> NDArray[np.bool_]:
         """See `Mask.part`."""

@@ -14,51 +14,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.model import pieces
+from onnx_prune.model.pieces import Runs
 
 Array = NDArray[Any]
 Bool = NDArray[np.bool_]
 _SAMPLE = 1 << 16
 _COLLECT = 1 << 19  # scores that are simply sorted
+_MOST_INSIDE = 1 << 23  # scores around the border that are held
 
 
-@dataclass(frozen=True, slots=True)
 class Measured:
     """Scores that are made from values as they are read, some at a time: they are never all in memory.
 
-    Attributes:
+    Args:
         values: of a tensor.
         measure: from some of them to a score each.
 
     Example:
         >>> scores = Measured(np.array([[1, -2], [3, -4]]), np.abs)
-        >>> scores[1:3].tolist(), scores.whole().tolist()
-        ([2, 3], [[1, 2], [3, 4]])
+        >>> scores[1:3].tolist()
+        [2, 3]
     """
 
-    values: Array
-    measure: Callable[[Array], Array]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
-        return self.values.shape
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return self.values.size
+    def __init__(self, values: Array, measure: Callable[[Array], Array]) -> None:
+        self.shape, self.size, self.measure = values.shape, values.size, measure
+        self._runs = Runs(values)
 
     def __getitem__(self, part: slice) -> Array:
-        """Some of the scores, in row-major order."""
-        return self.measure(self.values.reshape(-1)[part])
+        """Some of the scores, in row-major order, in memory that those asked for next may take."""
+        return self.measure(self._runs[part])
 
-    def whole(self) -> Array:
-        """All of them, in the tensor's shape."""
-        return self.measure(self.values)
-
-    def release(self, part: slice) -> None:
-        """Some of them are not needed for now."""
-        pieces.release(self.values.reshape(-1), part)
+    def sample(self, count: int) -> Array:
+        """About so many of them."""
+        return np.array(self.measure(self._runs.sample(count)))
 
 
 Scores = Array | Measured
@@ -81,14 +69,20 @@ class Edge:
     score: float
     cut: int
 
-    def goes(self, scores: Array, first: int = 0) -> Bool:
-        """Which of some scores lie below, the first of them being at place `first`."""
-        lower, equal = _compare(scores, self.score)
+    def goes(self, scores: Array, first: int = 0, out: Bool | None = None) -> Bool:
+        """Which of some flat scores lie below, the first of them being at place `first`."""
+        if self.score != self.score:
+            missing = np.isnan(scores)
+            gone = np.logical_not(missing, out=out)
+            gone[max(0, self.cut - first) :] = True
+            return gone
+        scores, own = _own(scores, self.score)
         if self.cut <= first:
-            return np.logical_or(lower, equal, out=lower)
+            return np.asarray(np.less_equal(scores, own, out=out))
+        gone = np.asarray(np.less(scores, own, out=out))
         if self.cut < first + scores.size:
-            lower[self.cut - first :] |= equal[self.cut - first :]
-        return lower
+            gone[self.cut - first :] |= scores[self.cut - first :] == own
+        return gone
 
 
 def edges(passes: Passes, count: int, total: int) -> list[Edge]:
@@ -104,28 +98,33 @@ def edges(passes: Passes, count: int, total: int) -> list[Edge]:
     ends: list[Edge] = []
     stays = border.stays
     for scores, equal in zip(passes(), border.equal, strict=True):
-        here = min(stays, equal)
-        stays -= here
-        ends.append(Edge(border.score, scores.size if here == equal else _place(scores, border.score, here)))
+        ends.append(Edge(border.score, _place(scores, border.score, equal, stays)))
+        stays = max(0, stays - sum(equal))
         del scores  # before the next ones are made
     return ends
 
 
 @dataclass(frozen=True, slots=True)
 class _Border:
-    """The score of the last one that goes, how many of the first ones with it stay, and how many have it."""
+    """Where the lowest scores of all tensors end.
+
+    Attributes:
+        score: of the last one that goes.
+        stays: how many of the first ones with this score stay.
+        equal: for each piece of each tensor how many have it.
+    """
 
     score: float
     stays: int
-    equal: list[int]
+    equal: list[list[int]]
 
 
 def _all_at_once(passes: Passes, count: int) -> _Border:
-    found = [np.array(_flat(scores)[:]) for scores in passes()]
+    found = [np.array(_flat(scores)[0 : scores.size]) for scores in passes()]
     together = np.concatenate(found)
     score = float(np.partition(together, count - 1)[count - 1])
     lower, same = (int(np.count_nonzero(a)) for a in _compare(together, score))
-    return _Border(score, same - (count - lower), [int(_compare(a, score)[1].sum()) for a in found])
+    return _Border(score, same - (count - lower), [_equal(a, score) for a in found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +138,27 @@ class _Tally:
 
 
 def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
-    """The border, in one pass after a sample; None where the sample says nothing about where it is.
+    """The border, in one pass after a sample, or two; None where the sample does not say where it is.
 
-    Floyd and Rivest 1975, "Expected time bounds for selection", with a single pass.
+    Floyd and Rivest 1975, "Expected time bounds for selection".
     """
-    sample = np.sort(np.concatenate([_sample(scores, _step(total)) for scores in passes()]))
-    at, slack = int(count / total * sample.size), 2 * int(sample.size**0.5)
-    low, high = (float(sample[min(max(0, j), sample.size - 1)]) for j in (at - slack, at + slack))
+    share = min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) / total
+    sources = (a if isinstance(a, Measured) else Runs(a) for a in passes())
+    sample = np.sort(np.concatenate([a.sample(int(share * a.size) + 1) for a in sources]))
+    for slack in (2, 32):
+        reach = slack * int(sample.size**0.5)
+        at = int(count / total * sample.size)
+        ends = [min(max(0, j), sample.size - 1) for j in (at - reach, at + reach)]
+        if slack > 2 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
+            break
+        border = _between(passes, count, *(float(sample[j]) for j in ends))
+        if border is not None:
+            return border
+    return None
+
+
+def _between(passes: Passes, count: int, low: float, high: float) -> _Border | None:
+    """The border where it lies from one score to another, in a single pass."""
     if low != low or high != high:
         return None
     tallies: list[list[_Tally]] = []
@@ -159,32 +172,16 @@ def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
     if not 0 < left <= ends[0][1] + inside.size + ends[1][1]:
         return None
     if left <= ends[0][1]:
-        return _Border(low, ends[0][1] - left, [sum(t.low for t in tensor) for tensor in tallies])
+        return _Border(low, ends[0][1] - left, [[t.low for t in tensor] for tensor in tallies])
     left -= ends[0][1]
     if left > inside.size:
         left -= inside.size
-        return _Border(high, ends[1][1] - left, [sum(t.high for t in tensor) for tensor in tallies])
+        return _Border(high, ends[1][1] - left, [[t.high for t in tensor] for tensor in tallies])
     inside.partition(left - 1)
     score = inside[left - 1]
-    equal = [sum(int(np.count_nonzero(t.inside == score)) for t in tensor) for tensor in tallies]
-    return _Border(float(score), sum(equal) - (left - int(np.count_nonzero(inside < score))), equal)
-
-
-def _step(total: int) -> int:
-    """Of how many scores one is looked at; odd, so that not the same columns of a matrix are."""
-    return total // min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) | 1
-
-
-def _sample(scores: Scores, step: int) -> Array:
-    flat = _flat(scores)
-    run = step * (pieces.PIECE // step + 1)
-    parts = [slice(first, min(first + run, scores.size)) for first in range(0, scores.size, run)]
-    found = []
-    for part in parts:
-        found.append(flat[part.start : part.stop : step])
-        if isinstance(scores, Measured):
-            scores.release(part)
-    return np.concatenate(found)
+    equal = [[int(np.count_nonzero(t.inside == score)) for t in tensor] for tensor in tallies]
+    among = sum(map(sum, equal))
+    return _Border(float(score), among - (left - int(np.count_nonzero(inside < score))), equal)
 
 
 def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
@@ -192,12 +189,11 @@ def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
 
     def look(part: slice) -> _Tally:
         some = flat[part]
-        below, at_low = _compare(some, low)
-        under, at_high = _compare(some, high)
-        under &= ~(below | at_low)
-        inside = some[np.flatnonzero(under)]
-        if isinstance(scores, Measured):
-            scores.release(part)
+        below, at_low, under, at_high = (pieces.scratch(f"range {j}", some.size, np.bool_) for j in range(4))
+        _compare(some, low, below, at_low)
+        _compare(some, high, under, at_high)
+        under ^= below
+        inside = some[np.flatnonzero(np.greater(under, at_low, out=under))]
         high_ones = int(np.count_nonzero(at_high)) if low < high else 0
         return _Tally(int(np.count_nonzero(below)), int(np.count_nonzero(at_low)), inside, high_ones)
 
@@ -226,7 +222,7 @@ def _by_digits(passes: Passes, count: int) -> _Border:
     top = np.uint64(1 << 63)
     score = float(np.array(key ^ top if key & top else ~key).view(np.float64))
     equal = [_equal(scores, score) for scores in passes()]
-    return _Border(score, sum(equal) - left, equal)
+    return _Border(score, sum(map(sum, equal)) - left, equal)
 
 
 def _keys(scores: Scores, part: slice) -> NDArray[np.uint64]:
@@ -248,31 +244,37 @@ def keys(scores: Array) -> NDArray[np.uint64]:
     return np.where(bits & top, ~bits, bits | top)
 
 
-def _compare(scores: Array, score: float) -> tuple[Bool, Bool]:
-    """Which scores are lower than one, and which are equal to it."""
+def _compare(
+    scores: Array, score: float, lower: Bool | None = None, equal: Bool | None = None
+) -> tuple[Bool, Bool]:
+    """Which scores are lower than one, and which are equal to it, put into the arrays that are given."""
     if score != score:
-        missing = np.isnan(scores)
-        return ~missing, missing
+        missing = np.isnan(scores, out=equal)
+        return np.logical_not(missing, out=lower), missing
+    scores, own = _own(scores, score)
+    return np.less(scores, own, out=lower), np.equal(scores, own, out=equal)
+
+
+def _own(scores: Array, score: float) -> tuple[Array, Any]:
+    """Scores and another one as numbers of one type that has both: the scores' own type if it does."""
     with np.errstate(over="ignore"):
         own = scores.dtype.type(score)
-    if own != score:  # it is a score of another tensor, of another type
-        scores, own = scores.astype(np.float64), np.float64(score)
-    return scores < own, scores == own
+    return (scores, own) if float(own) == score else (scores.astype(np.float64), np.float64(score))
 
 
-def _equal(scores: Scores, score: float) -> int:
+def _equal(scores: Scores, score: float) -> list[int]:
+    """For each piece of a tensor how many have a score."""
     flat = _flat(scores)
-    return sum(pieces.each(scores.size, lambda part: int(np.count_nonzero(_compare(flat[part], score)[1]))))
+    return list(pieces.each(scores.size, lambda part: int(np.count_nonzero(_compare(flat[part], score)[1]))))
 
 
-def _place(scores: Scores, score: float, number: int) -> int:
-    """Where, counted from 0, the score is found that has `number` equal ones before it."""
-    flat = _flat(scores)
-    for first in range(0, scores.size, pieces.PIECE):
-        equal = np.flatnonzero(_compare(flat[first : first + pieces.PIECE], score)[1])
-        if number < equal.size:
-            return first + int(equal[number])
-        number -= equal.size
+def _place(scores: Scores, score: float, equal: list[int], number: int) -> int:
+    """Where, counted from 0, the score is found that has `number` equal ones before it; else the end."""
+    for piece, count in enumerate(equal):
+        if number < count:
+            part = slice(piece * pieces.PIECE, min((piece + 1) * pieces.PIECE, scores.size))
+            return part.start + int(np.flatnonzero(_compare(_flat(scores)[part], score)[1])[number])
+        number -= count
     return scores.size
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.errors import InputError
+from onnx_prune.model import pieces
 from onnx_prune.real import numbers
 from onnx_prune.sparse import granularity, saliency, select
 from onnx_prune.sparse.bits import Bits, Mask
@@ -52,11 +53,12 @@ def scorer(stored: Stored, asked: Sparsity, parent: Mapping[str, Bits]) -> Score
         parent: masks of an earlier round; what they removed goes first, as zeros do.
     """
     given = None if asked.scores is None else _given(asked.scores)
+    in_pieces = given is None and asked.criterion not in ("lamp", "random") and not parent
+    in_pieces = in_pieces and granularity.parse(asked.pattern).kind == "unstructured"
 
     def score(weight: Weight) -> Scores:
-        by_value = given is None and asked.criterion not in ("lamp", "random")
-        if by_value and not parent and stored.plain(weight.name):
-            return Measured(stored.array(weight.name), lambda values: saliency.magnitude(numbers(values)))
+        if in_pieces and stored.plain(weight.name):
+            return Measured(stored.array(weight.name), _magnitude)
         if given is not None:
             found = _of(given, weight)
         elif asked.criterion == "random":
@@ -95,10 +97,21 @@ class Ranked:
         self.shape, self.removes = shape, removes
         self._measure, self._edge = measure, cache(edge)
 
+    def prepare(self) -> None:
+        """See `Mask.prepare`."""
+        self._edge()
+
     def part(self, part: slice, values: Array) -> NDArray[np.bool_]:
         """See `Mask.part`."""
-        gone = self._edge().goes(self._measure(values), part.start)
-        return np.logical_not(gone, out=gone)
+        gone = pieces.scratch("gone", values.size, np.bool_)
+        return ~self._edge().goes(self._measure(values), part.start, gone)
+
+
+def _magnitude(values: Array) -> Array:
+    """The scores of some values, in memory that the next ones take."""
+    values = numbers(values)
+    out = pieces.scratch("magnitude", values.size, values.dtype).reshape(values.shape)
+    return saliency.magnitude(values, out)
 
 
 def rank(weights: Sequence[Weight], asked: Sparsity, pattern: Pattern, score: Score) -> dict[str, Mask]:
@@ -142,7 +155,8 @@ def mask(weight: Weight, score: Score, pattern: Pattern, count: int, ratio: floa
             found = lambda: edges(lambda: [score(weight)], count, weight.size)[0]  # noqa: E731
             return Ranked(weight.shape, scores.measure, found, count)
         return Bits.of(~select.lowest(scores, count))
-    matrix = weight.layout.matrix(_whole(scores))
+    assert not isinstance(scores, Measured)
+    matrix = weight.layout.matrix(scores)
     if pattern.kind == "n:m":
         keep = granularity.n_of_m(matrix, pattern.rows, pattern.columns)
     else:
@@ -153,10 +167,6 @@ def mask(weight: Weight, score: Score, pattern: Pattern, count: int, ratio: floa
     return Bits.of(np.asarray(weight.layout.stored(keep)))
 
 
-def _whole(scores: Scores) -> Array:
-    return scores.whole() if isinstance(scores, Measured) else scores
-
-
 def _together(weights: Sequence[Weight], ratio: float, pattern: Pattern, score: Score) -> dict[str, Mask]:
     """The masks where the units of all tensors are ranked together."""
 
@@ -164,7 +174,8 @@ def _together(weights: Sequence[Weight], ratio: float, pattern: Pattern, score: 
         for weight in weights:
             scores = score(weight)
             if pattern.kind == "block":
-                scores = granularity.units(pattern, weight.layout.matrix(_whole(scores)))
+                assert not isinstance(scores, Measured)
+                scores = granularity.units(pattern, weight.layout.matrix(scores))
             yield scores
             del scores  # before those of the next weight are made
 

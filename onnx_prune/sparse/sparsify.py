@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import prod as product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnx_prune.analyse import couple
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NothingToPrune
-from onnx_prune.model import files, tensors
+from onnx_prune.model import files
 from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.sign import sign
 from onnx_prune.sparse import granularity, maskfile, ranking, storage
@@ -25,9 +23,10 @@ from onnx_prune.sparse.bits import Bits, Mask
 from onnx_prune.sparse.calibrated import calibrate
 from onnx_prune.sparse.drift import run_both
 from onnx_prune.sparse.granularity import Pattern
-from onnx_prune.sparse.histogram import Histogram, histogram, png, svg
+from onnx_prune.sparse.histogram import png, svg
 from onnx_prune.sparse.maskfile import Manifest, MaskFile
 from onnx_prune.sparse.report import Layer, LeftAlone, SparseReport
+from onnx_prune.sparse.seen import Look, Seen
 from onnx_prune.sparse.sparsity import CALIBRATED, Sparsity
 from onnx_prune.sparse.stored import Stored, require_fit
 from onnx_prune.sparse.weights import Weights, find, require_matches
@@ -83,16 +82,6 @@ def sparsify(
     return _Run(source, output, asked or Sparsity(), save_mask, plot, dry_run, dict(manifest or {})).run()
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is seen of the weights on the way."""
-
-    histogram: Histogram
-    storage: storage.Storage
-    sparsely: int
-    untouched: int
-
-
 @dataclass
 class _Run:
     source: str | Path | onnx.ModelProto
@@ -119,6 +108,7 @@ class _Run:
         require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
         with self.stage("ranking"):
             mask, masks, values = self._masks(coupling, weights, pattern, sha256)
+        look = Look(coupling, masks)
         with self.stage("zeroing"):
             zeroed = zero_out(coupling, masks, values)
             draft, mask = zeroed.draft, replace(mask, bits=zeroed.bits)
@@ -141,13 +131,15 @@ class _Run:
         if self.save_mask is not None and not self.dry_run:
             maskfile.write(mask, self.save_mask)
         with self.stage("measuring the weights"):
-            seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
+            seen = look.at(mask.bits, zeroed.counts, values)
         if self.plot is not None and not self.dry_run:
             drawn = seen.histogram
             image = png(drawn) if Path(self.plot).suffix.lower() == ".png" else svg(drawn).encode()
             files.write_bytes(self.plot, image)
         return SparseResult(
-            model, mask, self._report(coupling, weights, mask, zeroed.counts, seen, drift, not_run, size)
+            model,
+            mask,
+            self._report(coupling, weights, mask, zeroed.counts, seen, len(sparsely), drift, not_run, size),
         )
 
     def _masks(
@@ -189,41 +181,6 @@ class _Run:
         )
         return MaskFile(replace(made, **self.manifest)), masks, values
 
-    def _look(
-        self,
-        coupling: Coupling,
-        bits: Mapping[str, Bits],
-        counts: Mapping[str, Count],
-        values: Values | None,
-        sparsely: int,
-    ) -> Seen:
-        """How the weights are spread, and what they take on the disk."""
-        stored = Stored(coupling)
-
-        def pairs() -> Iterator[tuple[Array, Array]]:
-            for name, mask in bits.items():
-                old = stored.array(name)
-                new = _new(old, name, values)
-                yield old, np.where(mask.keep(), new, stored.zero(name))
-
-        found = {name: stored.proto(name) for name in bits}
-        dense = sum(map(tensors.nbytes, found.values()))
-        small = dense <= storage.GZ_BELOW
-        kind = Counter(tensor.data_type for tensor in found.values()).most_common(1)[0][0]
-        floats = (p for p in pairs() if p[0].dtype.kind == "f") if small else ()
-        spread = histogram(floats)
-        sizes = storage.Storage(
-            dense,
-            storage.gz_bytes(new for _, new in pairs()) if small else None,
-            storage.gz_bytes(old for old, _ in pairs()) if small else None,
-            sum(storage.sparse_bytes(tensor, counts[name].zeros) for name, tensor in found.items()),
-            storage.break_even(kind),
-        )
-        untouched = sum(
-            name not in bits and name not in coupling.graph.frozen for name in coupling.graph.weights
-        )
-        return Seen(spread, sizes, sparsely, untouched)
-
     def _sign(self, model: onnx.ModelProto, mask: MaskFile) -> None:
         """Leave a record in the model of how it was made; other metadata stay."""
         said = mask.manifest
@@ -236,10 +193,12 @@ class _Run:
         mask: MaskFile,
         counts: Mapping[str, Count],
         seen: Seen,
+        sparsely: int,
         drift: Drift | None,
         not_run: str,
         size: int | None,
     ) -> SparseReport:
+        graph = coupling.graph
         known = {weight.name: weight for weight in weights.taking}
         layers = []
         for name in mask.bits:
@@ -266,9 +225,9 @@ class _Run:
             params=coupling.graph.params(),
             layers=tuple(layers),
             left_alone=tuple(alone),
-            untouched=seen.untouched,
+            untouched=len(graph.weights.keys() - graph.frozen - mask.bits.keys()),
             storage=seen.storage,
-            stored_sparsely=seen.sparsely,
+            stored_sparsely=sparsely,
             bytes=size,
             histogram=seen.histogram,
             runs=not not_run,
@@ -296,11 +255,6 @@ def _finish(make: Callable[[], Array]) -> None:
     """Let a tensor be made, and checked, without keeping it."""
     for _ in make.make() if isinstance(make, Pieces) else (make(),):
         pass
-
-
-def _new(old: Array, name: str, values: Values | None) -> Array:
-    found = None if values is None else values(name)
-    return old if found is None else found
 
 
 def _nothing(weights: Weights) -> str:
