@@ -147,12 +147,13 @@ def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
     """
     outer, n = int(np.prod(weight.shape[:dim])), weight.shape[dim]
     blocks = weight.reshape(outer, n, int(np.prod(weight.shape[dim + 1 :])))
-    inner, flat = blocks.shape[2], weight.reshape(-1)
+    inner, runs = blocks.shape[2], pieces.Runs(weight)
     buffers = pieces.Buffers(np.dtype(np.float64), max(inner, _CACHED))
 
     def sums(box: _Box) -> Scores:
-        block = blocks[box]
-        found = np.zeros(block.shape[1])
+        start, shape = (box[0].start * n + box[1].start) * inner, blocks[box].shape
+        block = runs[start : start + int(np.prod(shape))].reshape(shape)
+        found = np.zeros(shape[1])
         for inside in _boxes(block.shape, _CACHED):
             part = buffers.take(block[inside].shape)
             # the hot spot of ranking: every weight once, in double precision, so that no order of sums shows
@@ -161,8 +162,6 @@ def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
             lines = part if power == 1 else part**power
             found[inside[1]] += (lines[:, :, 0] if inner == 1 else lines.sum(2)).sum(0)
             buffers.give(part)
-        start = (box[0].start * n + box[1].start) * inner
-        pieces.release(flat, slice(start, start + block.size))
         return found
 
     total = np.zeros(n)

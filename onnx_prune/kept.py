@@ -125,7 +125,7 @@ def in_pieces(found: list[Mask | None]) -> Callable[[Array], Iterator[Array]]:
         if not array.ndim or not row:
             yield slicer(found)(array)
             return
-        flat, step = array.reshape(-1), max(1, pieces.length(array.size) // row)
+        runs, step = pieces.Runs(array), max(1, pieces.length(array.size) // row)
         *others, (last, final) = [(dim, kept) for dim, kept in enumerate(found) if kept is not None] or [
             (0, np.ones(len(array), np.bool_))
         ]
@@ -134,16 +134,14 @@ def in_pieces(found: list[Mask | None]) -> Callable[[Array], Iterator[Array]]:
 
         def part(first: int) -> Array:
             end = min(first + step, len(array))
-            block, at = array[first:end], places
+            block, at = runs[first * row : end * row].reshape(end - first, *array.shape[1:]), places
             for dim, kept in others:
                 block = block.compress(kept[first:end] if dim == 0 else kept, axis=dim)
             if last == 0:
                 at = places[slice(*np.searchsorted(places, (first, end)))] - first
             shape = (*block.shape[:last], len(at), *block.shape[last + 1 :])
             # half of the time that a large model takes: a copy of all that stays
-            made = block.take(at, axis=last, out=buffers.take(shape), mode="clip")
-            pieces.release(flat, slice(first * row, end * row))
-            return made
+            return block.take(at, axis=last, out=buffers.take(shape), mode="clip")
 
         for made in pieces.in_order(part, range(0, len(array), step)):
             yield made

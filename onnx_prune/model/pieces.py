@@ -7,7 +7,6 @@ come in order; so many are made ahead as keep the threads busy, and memory holds
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
 import weakref
@@ -213,23 +212,3 @@ class Runs:
         firsts = np.linspace(0, max(0, self.size - _SHORT), number).astype(np.int64).tolist()
         parts = (slice(first, min(first + min(_SHORT, count), self.size)) for first in firsts)
         return np.concatenate([np.array(self[part]) for part in parts])
-
-
-def release(array: Array, part: slice) -> None:
-    """Give the pages of a mapped file back that hold some elements of a flat view of it.
-
-    They count as memory of the process while they are mapped.  What is read again is mapped again; an array
-    that is no view of a mapped file stays as it is.
-    """
-    mapped: Any = array
-    while isinstance(mapped, np.ndarray):
-        mapped = mapped.base
-    if isinstance(mapped, memoryview):
-        mapped = mapped.obj
-    if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
-        return
-    start = array[part].__array_interface__["data"][0] - np.frombuffer(mapped, np.uint8).ctypes.data
-    end = start + (part.stop - part.start) * array.itemsize
-    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if last > first:
-        mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
