@@ -77,6 +77,7 @@ def prune(
     drift_data: str | Path | None = None,
     evaluate: str | Path | None = None,
     threads: int = 0,
+    max_memory: int | None = None,
     strict: bool = False,
     external_data: Literal["auto", "always", "never"] = "auto",
     apply_plan: str | Path | None = None,
@@ -119,6 +120,8 @@ def prune(
             of them serve the proof, too.
         evaluate: .npz with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
+        max_memory: bytes that the proof and the runs may take; a model that does not fit is proved a block of
+            nodes at a time.  None for what the machine has.
         strict: raise NothingToPrune where rounding moves the count of channels by over 10 %.
         external_data: whether the output keeps its weights in a file of their own.
         apply_plan: replay a plan file instead of choosing.
@@ -185,6 +188,7 @@ def prune(
         drift_data=None if drift_data is None else Path(drift_data),
         evaluate=None if evaluate is None else Path(evaluate),
         threads=threads,
+        max_memory=max_memory,
         strict=strict,
         external_data=external_data,
     )

@@ -248,8 +248,9 @@ def _round(
         width, whole = count(axis, counts), size(axis)
         free = [a for a in dict.fromkeys(atoms(axis)) if a in counts and a not in done]
         done.update(free)
+        mine = {a: counts[a] for a in atoms(axis) if a in counts}
         moves = {
-            (j, k): count(axis, counts | {atom: k})
+            (j, k): count(axis, mine | {atom: k})
             for j, atom in enumerate(free)
             for k in range(least[atom], atom.size + 1)
         }

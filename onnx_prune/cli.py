@@ -63,6 +63,7 @@ def main(ctx: click.Context, /, **given: Any) -> None:
         drift_data=_path(given["drift_data"]),
         evaluate=_path(given["evaluate"]),
         threads=given["threads"],
+        max_memory=given["max_memory"],
         strict=given["strict"],
         external_data=given["external_data"],
     )

@@ -11,7 +11,7 @@ import onnx
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, add_constant, rearrange, start
 from onnx_prune.follow import Follower
-from onnx_prune.kept import Plan, slicer, stays
+from onnx_prune.kept import Plan, in_pieces, slicer, stays
 from onnx_prune.model.graph import weight_of
 from onnx_prune.model.nodes import Path, Place, graph_at, names_read
 
@@ -87,7 +87,8 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
         if all(places is None for places in found):
             return None
         sizes = zip(graph.dims(name), found, strict=True)
-        return Edit(slicer(found), tuple(n if places is None else places.size for n, places in sizes))
+        dims = tuple(n if places is None else places.size for n, places in sizes)
+        return Edit(slicer(found), dims, in_pieces(found))
 
     draft = start(graph, change)
     paths = [(), *(body.path for body in graph.bodies)]

@@ -24,6 +24,7 @@ from onnx_prune.axes.axis import (
     size,
 )
 from onnx_prune.coupling import Coupling
+from onnx_prune.model import pieces
 
 Array = NDArray[Any]
 Plan = Mapping[Atom, Mask]
@@ -138,3 +139,48 @@ def slicer(found: list[Places | None]) -> Callable[[Array], Array]:
         return array
 
     return take
+
+
+def in_pieces(found: list[Places | None]) -> Callable[[Array], Iterator[Array]]:
+    """The same a piece at a time, in row-major order, for what is not to be whole in memory.
+
+    >>> [piece.tolist() for piece in in_pieces([None, np.array([0])])(np.array([[1, 2], [3, 4]]))]
+    [[[1], [3]]]
+    """
+
+    def take(array: Array) -> Iterator[Array]:
+        row, rows = product(array.shape[1:]), found[0] if found else None
+        if array.ndim > 1 and row > pieces.PIECE:
+            for j in range(len(array)) if rows is None else rows:
+                yield from in_pieces(found[1:])(array[j])
+            return
+        if not array.ndim or not row or (rows is not None and np.any(np.diff(rows) < 0)):
+            yield slicer(found)(array)  # what a shuffle orders anew is not large
+            return
+        runs, step = pieces.Runs(array), max(1, pieces.length(array.size) // row)
+        *others, (last, final) = [
+            (dim, places) for dim, places in enumerate(found) if places is not None
+        ] or [(0, np.arange(len(array)))]
+        buffers = pieces.Buffers(array.dtype, step * row)
+
+        def part(first: int) -> Array:
+            end = min(first + step, len(array))
+            block, at = runs[first * row : end * row].reshape(end - first, *array.shape[1:]), final
+            for dim, places in others:
+                block = block.take(_between(places, first, end) if dim == 0 else places, axis=dim)
+            if last == 0:
+                at = _between(final, first, end)
+            shape = (*block.shape[:last], len(at), *block.shape[last + 1 :])
+            # half of the time that a large model takes: a copy of all that stays
+            return block.take(at, axis=last, out=buffers.take(shape), mode="clip")
+
+        for made in pieces.in_order(part, range(0, len(array), step)):
+            yield made
+            buffers.give(made)
+
+    return take
+
+
+def _between(places: Places, first: int, end: int) -> Places:
+    """Those of some ascending positions that lie in a piece, counted from its begin."""
+    return places[slice(*np.searchsorted(places, (first, end)))] - first

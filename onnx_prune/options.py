@@ -90,11 +90,11 @@ _ALONE = {
         (
             *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention", "apply_plan"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict", "unstructured", "apply_mask"),
-            *("rounds", "target", "data", "recover", "sensitivity"),
+            *("rounds", "target", "data", "recover", "sensitivity", "max_memory"),
         ),
         "removes what says nothing, and nothing else",
     ),
-    "no_validate": (("drift_data", "evaluate", "threads"), "runs nothing"),
+    "no_validate": (("drift_data", "evaluate", "threads", "max_memory"), "runs nothing"),
     "dry_run": (
         ("save_plan", "save_config", "recover", "drift_data", "evaluate", "threads"),
         "changes and writes nothing",
@@ -321,6 +321,13 @@ PARAMS: list[click.Parameter] = [
         section=_CHECK,
         metavar="FILE.npz",
         help="Count what a classifier gets right before and after, on your inputs and the array labels.",
+    ),
+    Option(
+        ["--max-memory"],
+        section=_CHECK,
+        type=Bytes(),
+        metavar="SIZE",
+        help="Prove what does not fit into this a block of nodes at a time; unless given, all memory.",
     ),
     Option(
         ["--threads"],

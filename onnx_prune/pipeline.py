@@ -29,12 +29,14 @@ from onnx_prune.errors import InputError, NothingToPrune, PruneError
 from onnx_prune.follow import CannotRestate
 from onnx_prune.kept import shapes_after
 from onnx_prune.latency.timekeeper import Timekeeper
-from onnx_prune.model import files
+from onnx_prune.model import files, tensors
 from onnx_prune.model.blame import fault
 from onnx_prune.model.graph import Graph
-from onnx_prune.model.memory import require_fits
+from onnx_prune.model.memory import available, require_fits
 from onnx_prune.model.sign import sign
 from onnx_prune.plan import Plan
+from onnx_prune.proof.blocks import prove_in_blocks
+from onnx_prune.proof.footprint import footprint
 from onnx_prune.proof.prove import Proof, or_refused, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size
 from onnx_prune.runtime import RunError
@@ -52,7 +54,7 @@ class Result:
     """What `prune` gives back.
 
     Attributes:
-        model: the pruned model; None where it was streamed to a file without being proved.
+        model: the pruned model; None where it was written to a file unproved, or has external data there.
         plan: which channels stay.
         report: everything measured.
     """
@@ -145,10 +147,10 @@ class _Run:
         if not self.dry_run:
             self._sign(draft.model, written)
             if settings.validate:
-                model = draft.whole()
+                model = draft.lent()
                 proof = self._prove(coupling, choice, model)
             if settings.recovery != "none":
-                model = model or draft.whole()
+                model = draft.whole()
                 with self._stage("recovering"):
                     drift_cut, recovery = self.calibrator.recover(coupling, choice.plan, model)
             if settings.validate and model is not None:
@@ -164,8 +166,11 @@ class _Run:
                         accuracy = evaluate(graph, model, settings.evaluate)
                     except RunError as error:
                         self.notes.append(f"top-1 was not counted: {error}")
+            proved_inside = model is not None and not any(
+                map(tensors.is_external, graph.initializers.values())
+            )
+            model = draft.whole() if self.output is None or proved_inside else None
             size = self._write(graph, draft, written)
-            model = model or (draft.whole() if self.output is None else None)
         left = Graph(draft.model).params()
         report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
         report = replace(
@@ -279,8 +284,12 @@ class _Run:
         graph, path = coupling.graph, self.settings.drift_data
         given = [] if path is None else samples.load(path, graph.inputs)[:_PROVED_ON]
         require_fits(coupling.shapes.known, coupling.shapes.types)
+        most = self.settings.max_memory or available()
         with self._stage("proving"), or_refused():
-            proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=given)
+            if footprint(coupling) > most:
+                proof = prove_in_blocks(coupling, choice.plan, model, folder=graph.folder, budget=most)
+            else:
+                proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=given)
         self.notes += proof.notes
         return proof
 

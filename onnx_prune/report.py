@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx_prune.calibration.evaluate import Accuracy
-from onnx_prune.calibration.recover import Recovery
 from onnx_prune.latency.aim import Aim
 from onnx_prune.proof.prove import Proof
 from onnx_prune.validate import Drift, Latency
+
+if TYPE_CHECKING:
+    from onnx_prune.calibration.recover import Recovery
 
 
 @dataclass(frozen=True, slots=True)

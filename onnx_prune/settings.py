@@ -161,6 +161,7 @@ class Settings:
         drift_data: a .npz file with an array for each input, stacked on the batch axis.
         evaluate: a .npz file with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
+        max_memory: bytes that the proof and the runs may take; None for what the machine has.
         strict: fail (exit code 4) if the channels removed differ from those asked by over 10 %.
         external_data: whether the output keeps weights in a file of their own.
         progress: called with the name of each stage as it starts.
@@ -184,6 +185,7 @@ class Settings:
     drift_data: Path | None = None
     evaluate: Path | None = None
     threads: int = 0
+    max_memory: int | None = None
     strict: bool = False
     external_data: Literal["auto", "always", "never"] = "auto"
     progress: Progress = lambda stage: None

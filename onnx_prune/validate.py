@@ -18,9 +18,12 @@ from onnx_prune import samples
 from onnx_prune.calibration.data import Calibration
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import ProofFailed
+from onnx_prune.model.memory import available
+from onnx_prune.proof.footprint import together
 from onnx_prune.runtime import Feeds, RunError, Session, random_feeds
 from onnx_prune.settings import Settings
 from onnx_prune.shape.shapes import at_batch_one
+from onnx_prune.words import human
 
 Array = NDArray[Any]
 LEAST_RUNS, MOST_RUNS = 5, 50
@@ -279,7 +282,7 @@ def validate(
     Args:
         coupling: the analysed original.
         small: the cut model.
-        settings: `drift_data` and `threads` are read.
+        settings: `drift_data`, `threads` and `max_memory` are read.
         calibration: the data that drift is measured on where no others are given.
         timed: measures the latency instead of `measure_latency`.
 
@@ -291,6 +294,13 @@ def validate(
     """
     graph = coupling.graph
     same_signature(graph.model, small)
+    need = together(coupling, small)
+    if need > (settings.max_memory or available()):
+        return (
+            None,
+            None,
+            [f"drift and latency were not measured: it takes {human(need, 'B')} of memory"],
+        )
     feeds, source = drift_feeds(coupling, settings, calibration)
     one = random_feeds(graph.inputs, at_batch_one(graph, coupling.shapes, coupling.probe).inputs)
     try:

@@ -354,7 +354,7 @@ def test_what_is_heavy_is_not_imported_without_work(args: list[str]) -> None:
     code = (
         "import sys, atexit, onnx_prune.cli as c\n"
         "atexit.register(lambda: print('LOADED', *(m for m in "
-        "('onnx', 'onnxruntime', 'rich', 'numpy') if m in sys.modules)))\n"
+        "('onnx', 'onnxruntime', 'rich', 'numpy', 'scipy') if m in sys.modules)))\n"
         f"c.main({args!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 
 import onnx_prune
+from tests.models import small_cnn
 
 ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
@@ -22,6 +24,7 @@ LAYERS = [
     {
         "axes.relation",
         "model.wire",
+        "model.lazy",
         "settings",
         "model.wellformed",
         "model.atomic",
@@ -71,7 +74,7 @@ LAYERS = [
     {"kept", "roles", "loosen", "widths"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "proof.compare"},
-    {"stages", "follow", "proof.order", "proof.taken", "samples", "proof.randomness"},
+    {"stages", "follow", "proof.order", "proof.footprint", "proof.taken", "samples", "proof.randomness"},
     {
         "cut",
         "proof.seams",
@@ -90,6 +93,7 @@ LAYERS = [
     {"proof.prove", "validate", "explanation.why", "calibration.recover", "calibration.evaluate"},
     {"latency.race", "latency.aim", "latency.timekeeper"},
     {
+        "proof.blocks",
         "report",
         "calibration.regained",
         "calibration.calibrator",
@@ -237,3 +241,15 @@ def test_public_functions_are_not_hidden_by_modules_of_their_name() -> None:
     named = {name for name in onnx_prune.__all__ if callable(getattr(onnx_prune, name, None))}
     assert {"prune", "couple", "explain", "sparsify"} <= named
     assert named.isdisjoint(path.stem for path in ROOT.iterdir())
+
+
+def test_a_cut_that_needs_no_run_loads_no_runtime(tmp_path: Path) -> None:
+    onnx.save(small_cnn(), tmp_path / "in.onnx")
+    code = (
+        "import sys, onnx_prune\n"
+        "onnx_prune.prune(sys.argv[1], sys.argv[1] + '.out', validate=False)\n"
+        "print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "in.onnx")]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not {"onnxruntime", "onnx_graphsurgeon", "rich", "scipy"} & set(loaded.split())

@@ -19,7 +19,7 @@ _OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initial
 _CHANNELS = (
     *("mixed", "attention", "round_to", "min_channels", "max_ratio", "strict"),
     *("apply_plan", "save_plan", "threads", "target", "recover", "evaluate", "sensitivity"),
-    *("input_mean", "input_std", "input_range", "memory"),
+    *("input_mean", "input_std", "input_range", "memory", "max_memory"),
 )
 _CHOOSING = (
     *("ratio", "across", "criterion", "scores", "layer_ratios", "ignore"),
