@@ -31,21 +31,21 @@ class Fold:
     claimed: frozenset[str]
 
 
-def scales(parameter: Array, tensor: Array) -> tuple[Move, Array, int] | None:
+def scales(parameter: Array, tensor: Array) -> Iterator[tuple[Move, Array, int]]:
     """How a kernel was scaled by output channel: the move, the factors, and the dim of channels.
+
+    Several dims qualify where all factors are equal.
 
     Example:
         >>> kernel = np.arange(1.0, 7).reshape(2, 3)
-        >>> scales(kernel, kernel * [[2.0], [3.0]])[1:]
-        (array([2., 3.]), 0)
+        >>> [(factors.tolist(), dim) for _, factors, dim in scales(kernel, kernel * [[2.0], [3.0]])]
+        [([2.0, 3.0], 0)]
     """
-    if parameter.ndim < 2 or tensor.ndim < 2:
-        return None
-    for along in dict.fromkeys((0, 1, tensor.ndim - 1)):
-        found = scaled(parameter, tensor, along)
-        if found is not None:
-            return *found, along
-    return None
+    if parameter.ndim > 1 and tensor.ndim > 1:
+        for along in dict.fromkeys((0, 1, tensor.ndim - 1)):
+            found = scaled(parameter, tensor, along)
+            if found is not None:
+                yield *found, along
 
 
 def folds(
@@ -65,20 +65,14 @@ def folds(
     position = {name: at for at, name in enumerate(parameters)}
     free, open_tensors = list(normal), list(tensors)
     for name in kernels:
-        for tensor in open_tensors:
-            found = None if tensor.values is None else scales(parameters[name], tensor.values)
-            if found is not None:
-                break
-        else:
-            continue
-        move, factors, along = found
-        fitting = [norm for norm in free if norm.epsilon(factors) is not None]
-        if not fitting:
-            continue  # weight normalization scales too, and does not commute with a cut
         at = position[name]
         # Untrained ones are all alike: the first after the layer is the likeliest.
-        _, _, first = min((n.at < at, abs(n.at - at), j) for j, n in enumerate(fitting))
-        norm = fitting[first]
+        after = [norm for norm in free if norm.at > at]
+        before = [norm for norm in free if norm.at < at]
+        explained = _explained(parameters[name], open_tensors, [*after, *reversed(before)])
+        if explained is None:
+            continue  # weight normalization scales too, and does not commute with a cut
+        tensor, norm, move, factors, along = explained
         free.remove(norm)
         open_tensors.remove(tensor)
         bias = owner(name)[0] + "bias"
@@ -90,6 +84,19 @@ def folds(
         shift = norm.shift + ((own if biased else 0.0) - norm.mean) * factors
         added = _near(tensor, [t for t in tensors if _close(t, shift)])
         yield Fold(pieces, frozenset({tensor.name, *added}))
+
+
+def _explained(
+    parameter: Array, tensors: Sequence[Stored], normal: Sequence[Norm]
+) -> tuple[Stored, Norm, Move, Array, int] | None:
+    """The tensor that a kernel and a norm make, and how."""
+    for tensor in tensors:
+        if tensor.values is not None:
+            for move, factors, along in scales(parameter, tensor.values):
+                for norm in normal:
+                    if norm.epsilon(factors) is not None:
+                        return tensor, norm, move, factors, along
+    return None
 
 
 def derived(

@@ -94,7 +94,8 @@ class _Matcher:
         left = [norm for norm in normal if not all(name in self.found for name in norm.names)]
         for found in derived(left, self._unclaimed(), self._likeliest):
             self._fold(found)
-        missing = {n: a for n, a in self.parameters.items() if n not in self.found}
+        known = self.found.keys() | self.follows.keys()
+        missing = {n: a for n, a in self.parameters.items() if n not in known}
         for name, pieces in fused(missing, self._unclaimed()).items():
             self._add(name, pieces)
         follows = {n: kernel for n, kernel in self.follows.items() if n not in self.found}
@@ -139,7 +140,7 @@ class _Matcher:
                 move, how = _by_shape(array.shape, tensor.shape), "name"
             else:
                 move, how = find(array, tensor.values), "name"
-                if move is None and scales(array, tensor.values) is None:
+                if move is None and not any(scales(array, tensor.values)):
                     move, how = _by_shape(array.shape, tensor.shape), "name, other values"
             if move is not None:
                 found.append(_Candidate(tensor, Piece(tensor.name, how, move)))
