@@ -43,7 +43,7 @@ def slice_weights(
         The smaller arrays, for `set_weights`, and how they were found.
 
     Raises:
-        InputError: the plan and the models do not belong together.
+        InputError: Keras is missing, or the plan and the models do not belong together.
     """
     weights = _weights(model)
     found = cuts(weights, plan, exported, strict=strict)
@@ -69,8 +69,6 @@ def slice_model(
             belong together.
     """
     keras = _keras()
-    if not isinstance(model, keras.Sequential) and not getattr(model, "_is_graph_network", True):
-        raise InputError("the model is a class of its own; cut it with slice_weights, and build it smaller")
     weights = _weights(model)
     found = cuts(weights, plan, exported, strict=strict)
 
@@ -100,7 +98,7 @@ def masks_of(
         strict: raise if a tensor that the mask zeroes holds none of the weights.
 
     Raises:
-        InputError: the mask and the models do not belong together.
+        InputError: Keras is missing, or the mask and the models do not belong together.
     """
     return dict(masks(_weights(model), mask, exported, strict=strict).keep)
 
@@ -126,7 +124,7 @@ def mask_model(
     found = masks_of(model, mask, exported, strict=strict)
     kept = [(v, found[v.path]) for v in model.weights if v.path in found]
 
-    def apply(*_: Any) -> None:
+    def apply(*_: Any, **__: Any) -> None:
         for variable, keep in kept:
             variable.assign(variable * keras.ops.cast(keep, variable.dtype))
 
@@ -147,7 +145,8 @@ def _keras() -> Any:
 def _weights(model: Any) -> dict[str, Array]:
     if not model.weights:
         raise InputError("the model has no weights; build it first, and load those that were exported")
-    weights = {v.path: np.asarray(v.numpy() if hasattr(v, "numpy") else v) for v in model.weights}
+    convert = _keras().ops.convert_to_numpy
+    weights = {variable.path: np.asarray(convert(variable)) for variable in model.weights}
     if len(weights) != len(model.weights):
         raise InputError("two variables of the model have the same path; give its layers names of their own")
     return weights

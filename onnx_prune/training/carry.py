@@ -20,7 +20,6 @@ from onnx_prune.stages import load
 from onnx_prune.training.matching import Matching, match
 from onnx_prune.training.norms import norms
 from onnx_prune.training.pieces import gathered, spread
-from onnx_prune.training.sizes import stays
 from onnx_prune.training.stored import Stored, named, stored
 from onnx_prune.words import plain
 
@@ -145,10 +144,10 @@ def cuts(
                 )
             if gone:
                 made[name], masks[name] = gone, mask
-    for name, (kernel, dim) in found.follows.items():
-        if dim in made.get(kernel, {}):
-            masks[name] = stays(masks[kernel], dim)
-            made[name] = {0: made[kernel][dim]}
+    for name, (kernel, dims) in found.follows.items():
+        cut = {k: made[kernel][dim] for k, dim in enumerate(dims) if dim in made.get(kernel, {})}
+        if cut:
+            made[name], masks[name] = cut, spread(cut, parameters[name].shape)
     return Cuts(made, masks, report)
 
 

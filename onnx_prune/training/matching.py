@@ -20,6 +20,7 @@ from onnx_prune.training.pieces import Piece
 from onnx_prune.training.stored import Stored
 
 Array = NDArray[Any]
+Following = tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,13 @@ class Matching:
     Attributes:
         pieces: by parameter, where it is; several pieces together are the whole parameter.
         claimed: names of the tensors in which a parameter was found, or that hold the same as those.
-        follows: vectors of one number throughout (exporters drop zeros), with the kernel of their layer and
-            the dim of it that they go with.
+        follows: biases of one number throughout (exporters drop zeros), with the kernel or scale of
+            their layer and the dims of it that they go with.
     """
 
     pieces: Mapping[str, tuple[Piece, ...]]
     claimed: frozenset[str]
-    follows: Mapping[str, tuple[str, int]]
+    follows: Mapping[str, Following]
 
 
 def match(
@@ -98,7 +99,9 @@ class _Matcher:
         missing = {n: a for n, a in self.parameters.items() if n not in known}
         for name, pieces in fused(missing, self._unclaimed()).items():
             self._add(name, pieces)
-        follows = {n: kernel for n, kernel in self.follows.items() if n not in self.found}
+        follows = {
+            n: kernel for n, kernel in self.follows.items() if n not in self.found and kernel[0] in self.found
+        }
         return Matching(self.found, frozenset(self.claimed | self.alike), follows)
 
     def _unclaimed(self) -> list[Stored]:
@@ -206,18 +209,23 @@ class _Candidate:
         return None if move is None else (move.dims, None if move.order is None else move.order.tobytes())
 
 
-def _following(parameters: Mapping[str, Array]) -> Iterator[tuple[str, tuple[str, int]]]:
-    """Vectors of one number throughout, each with a kernel of its layer and the dim of as many channels."""
-    kernels = {owner(name)[0]: name for name, array in parameters.items() if array.ndim > 1}
-    for name, array in parameters.items():
-        prefix, _ = owner(name)
-        kernel = kernels.get(prefix)
-        if array.ndim != 1 or kernel is None or (array != array[0]).any():
-            continue
-        dims = [j for j, n in enumerate(parameters[kernel].shape) if n == array.size]
-        if dims:
-            outputs_last = owner(kernel)[1].endswith("kernel")
-            yield name, (kernel, dims[-1] if outputs_last else dims[0])
+def _following(parameters: Mapping[str, Array]) -> Iterator[tuple[str, Following]]:
+    """Biases of one number throughout, with the kernel or scale of their layer, and its dims of that size."""
+    layers: dict[str, list[str]] = {}
+    for name in parameters:
+        layers.setdefault(owner(name)[0], []).append(name)
+    for names in layers.values():
+        kernel = max(names, key=lambda name: parameters[name].ndim)
+        shape = parameters[kernel].shape
+        for name in names:
+            array = parameters[name]
+            if name == kernel or not array.ndim or (array != array.flat[0]).any():
+                continue
+            starts = [j for j in range(len(shape)) if shape[j : j + array.ndim] == array.shape]
+            if starts:
+                # Kernels have their outputs first in PyTorch, last in Keras.
+                first = starts[-1] if owner(kernel)[1].endswith("kernel") else starts[0]
+                yield name, (kernel, tuple(range(first, first + array.ndim)))
 
 
 def _by_shape(shape: tuple[int, ...], to: tuple[int, ...]) -> Move | None:
