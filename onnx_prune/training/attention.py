@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.nn import MultiheadAttention
-from torch.nn import functional as F  # noqa: N812  # PyTorch's own custom
+from torch.nn.functional import dropout, linear
 
 
 class PrunedAttention(MultiheadAttention):
@@ -50,7 +50,7 @@ class PrunedAttention(MultiheadAttention):
         if key_padding_mask is not None:
             scores = scores + _additive(key_padding_mask, scores)[:, None, None, :]
         weights = scores.softmax(-1)
-        dropped = F.dropout(weights, self.dropout, self.training)
+        dropped = dropout(weights, self.dropout, self.training)
         mixed = self.out_proj((dropped @ v).transpose(1, 2).flatten(2))
         shown = (weights.mean(1) if average_attn_weights else weights) if need_weights else None
         if flat:
@@ -66,7 +66,7 @@ class PrunedAttention(MultiheadAttention):
         else:
             kernels = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.split(rows)
-        made = (F.linear(x, w, b) for x, w, b in zip(inputs, kernels, biases, strict=True))
+        made = (linear(x, w, b) for x, w, b in zip(inputs, kernels, biases, strict=True))
         return [x.unflatten(-1, (self.num_heads, n)).transpose(1, 2) for x, n in zip(made, dims, strict=True)]
 
 

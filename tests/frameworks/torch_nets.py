@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  # PyTorch's own custom
+from torch.nn.functional import relu
 
 
 class Basic(nn.Module):
@@ -22,8 +22,8 @@ class Basic(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.downsample(x))
+        y = self.bn2(self.conv2(relu(self.bn1(self.conv1(x)))))
+        return relu(y + self.downsample(x))
 
 
 class ResNet18(nn.Module):
@@ -41,7 +41,7 @@ class ResNet18(nn.Module):
         self.fc = nn.Linear(512, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(x.mean((2, 3)))
 
@@ -130,7 +130,7 @@ class Mixed(nn.Module):
         self.o = nn.Linear(24, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.b(F.relu(self.g(self.a(x)))))
+        x = relu(self.b(relu(self.g(self.a(x)))))
         return self.o(self.n1(self.f(self.p(self.n(self.t(x))).flatten(1))))
 
 
