@@ -17,12 +17,14 @@ import onnx_prune
 import onnx_prune.keras
 import onnx_prune.torch
 from onnx_prune import InputError
+from onnx_prune.model.graph import Graph
 from onnx_prune.plan import Plan
 from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.maskfile import Manifest, MaskFile
 from onnx_prune.training.carry import cuts, masks
 from onnx_prune.training.matching import match
 from onnx_prune.training.stored import Stored
+from tests import zoo
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -168,6 +170,36 @@ def test_alike_norms_of_an_untrained_network_go_with_the_layers_before_them(epsi
     np.testing.assert_array_equal(folded(cut, "conv2", "bn2", epsilon)[0], small["c2"])
     assert cut["bn1.bias"].shape == (6,)
     assert cut["bn2.bias"].shape == (4,) == cut["conv2.bias"].shape
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a_mobilenet_v2-ts17-db",
+        "a_regnet_y_400mf-ts17",
+        "a_vit_small4-dynamo23",
+        "c_bert-ts17",
+        "c_llama_gqa-dynamo20",
+        "e_transformer_block-tf2onnx17-db",
+        "f_resnet_groupnorm-jax2onnx21",
+        "k_d_unet_bilinear-ts17--onnxsim",
+    ],
+)
+def test_values_alone_tell_the_weights_of_a_real_model_apart(name: str) -> None:
+    """Every weight is transposed and gets another name; all of them are cut as in the pruned model."""
+    source = zoo.load(name)
+    plan = onnx_prune.prune(source, ratio=0.5, validate=False).plan
+    graph = Graph(source)
+    names = [n for n in graph.weights if graph.elements(n) and graph.array(n).dtype.kind == "f"]
+    names.sort(key=lambda n: graph.uses[n][0][0])  # a module lists its layers as they follow each other
+    params = {f"layer{k}.w": graph.array(n).T.copy() for k, n in enumerate(names)}
+    found = cuts(params, plan, source)
+    assert found.report.unmatched == ()
+    for stored, (param, array) in zip(names, params.items(), strict=True):
+        expected = graph.array(stored)
+        for axis, kept in plan.initializers.get(stored, {"keep": {}})["keep"].items():
+            expected = expected.take(kept, int(axis))
+        np.testing.assert_array_equal(found.of(param, array), expected.T)
 
 
 def test_a_norm_stored_as_two_vectors_is_cut() -> None:
@@ -334,6 +366,15 @@ def test_what_was_not_found_is_named(change: Callable[[State], object], message:
         cuts(params, plan, source)
     report = cuts(params, plan, source, strict=False).report
     assert f"{report.unmatched[0]}: not found, stays as it is" in str(report)
+
+
+def test_a_weight_that_the_model_computes_is_refused() -> None:
+    source = zoo.load("d_weightnorm_unfolded-ts17")
+    plan = onnx_prune.prune(source, ratio=0.5, validate=False).plan
+    with pytest.raises(
+        InputError, match=r"which the model computes from its weights .*; remove that from the"
+    ):
+        cuts(arrays(source), plan, source)
 
 
 def test_without_the_model_renamed_tensors_are_not_found() -> None:

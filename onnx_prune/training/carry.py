@@ -126,6 +126,12 @@ def cuts(
 
     found = match(parameters, tensors, cut_of)
     report = _reported(parameters, found, tensors, [name for name in keep if keep[name]])
+    computed = [name for name in report.missing if plan.initializers[name].get("computed")]
+    if strict and computed:
+        raise InputError(
+            f"the plan cuts {_list(computed)}, which the model computes from its weights (by weight "
+            "normalization, say); remove that from the module, export and prune it again, or pass strict=False"
+        )
     if strict:
         _require(parameters, report, "the plan cuts", model is not None)
     shapes = {tensor.name: tensor.shape for tensor in tensors}

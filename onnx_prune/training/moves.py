@@ -74,13 +74,13 @@ def straight(shape: tuple[int, ...]) -> Move:
 
 
 def fingerprint(array: Array) -> bytes:
-    """The same for the same values in any order, and for hardly anything else.
+    """The same for the same values of one type in any order, and for hardly anything else.
 
     Example:
         >>> fingerprint(np.array([1.0, 2.0])) == fingerprint(np.array([[2.0], [1.0]]))
         True
     """
-    values = np.sort(array.reshape(-1).astype(np.float64) + 0.0)  # -0.0 becomes 0.0
+    values = np.sort(array.reshape(-1) + array.dtype.type(0))  # -0.0 becomes 0.0
     return hashlib.sha256(values.tobytes()).digest()
 
 
