@@ -398,6 +398,19 @@ def test_another_model_than_the_plan_was_made_of_is_refused() -> None:
         cuts(params, plan, other)
 
 
+@pytest.mark.parametrize("keep", [{"0": [0, 4]}, {"0": []}, {"0": [-1]}, {"2": [0]}])
+def test_a_plan_that_keeps_what_is_not_there_is_refused(keep: dict[str, list[int]]) -> None:
+    with pytest.raises(InputError, match=r"the plan keeps what 'w' of shape \[4, 3\] does not have"):
+        cuts({"w": normal(4, 3)}, rows(w=([4, 3], keep)))
+
+
+def test_a_copy_that_nobody_reads_is_refused() -> None:
+    plan = rows(w=([4], {"0": [1]}))
+    plan.initializers["w"]["copy_of"] = "b"
+    with pytest.raises(InputError, match="the plan does not say what reads the copy 'w'"):
+        cuts({"b": normal(4)}, plan)
+
+
 def test_a_cut_that_is_none_of_the_parameter_is_refused() -> None:
     params = {"w": np.arange(8, dtype=np.float32).reshape(2, 4), "v": normal(3, 8)}
     nodes = [

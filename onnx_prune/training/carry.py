@@ -19,8 +19,8 @@ from onnx_prune.sparse.maskfile import MaskFile
 from onnx_prune.stages import load
 from onnx_prune.training.matching import Matching, match
 from onnx_prune.training.norms import norms
-from onnx_prune.training.pieces import gathered, spread
-from onnx_prune.training.stored import Stored, named, stored
+from onnx_prune.training.pieces import Keep, gathered, spread
+from onnx_prune.training.stored import Copy, Stored, named, stored
 from onnx_prune.words import plain
 
 Array = NDArray[Any]
@@ -108,17 +108,9 @@ def cuts(
         InputError: the plan or the model is not usable, or they do not belong to these parameters.
     """
     plan = planfile.read(Path(plan)) if isinstance(plan, str | Path) else plan
+    keep, copies = _read(plan)
     rows = {name: tuple(row["shape"]) for name, row in plan.initializers.items()}
-    keep = {
-        name: {int(j): np.asarray(kept, np.intp) for j, kept in row["keep"].items()}
-        for name, row in plan.initializers.items()
-    }
     asked = {n: s for n, s in rows.items() if not plan.initializers[n].get("computed")}
-    copies = {
-        name: (row["copy_of"], [(str(node), int(k)) for node, k in row["users"]])
-        for name, row in plan.initializers.items()
-        if "copy_of" in row
-    }
     tensors = named(rows) if model is None else stored(load(model)[0], asked, copies)
 
     def cut_of(name: str) -> tuple[tuple[int, bytes], ...]:
@@ -130,7 +122,7 @@ def cuts(
     if strict and computed:
         raise InputError(
             f"the plan cuts {_list(computed)}, which the model computes from its weights (by weight "
-            "normalization, say); remove that from the module, export and prune it again, or pass strict=False"
+            "normalization, say); remove that from the module, export and prune it anew, or pass strict=False"
         )
     if strict:
         _require(parameters, report, "the plan cuts", model is not None)
@@ -198,6 +190,28 @@ def masks(
             if not keep.all():
                 made[name] = keep
     return Masks(made, report)
+
+
+def _read(plan: Plan) -> tuple[dict[str, Keep], dict[str, Copy]]:
+    """What a plan keeps of each tensor, and the private copies that it makes.
+
+    Raises:
+        InputError: it keeps what is not there, or does not say who reads a copy.
+    """
+    keep: dict[str, Keep] = {}
+    copies: dict[str, Copy] = {}
+    for name, row in plan.initializers.items():
+        sizes = dict(enumerate(row["shape"]))
+        keep[name] = {int(j): np.asarray(kept, np.intp) for j, kept in row["keep"].items()}
+        for j, kept in keep[name].items():
+            if not kept.size or kept.min() < 0 or kept.max() >= sizes.get(j, 0):
+                raise InputError(f"the plan keeps what {plain(name)!r} of shape {row['shape']} does not have")
+        if "copy_of" in row:
+            try:
+                copies[name] = (str(row["copy_of"]), [(str(node), int(k)) for node, k in row["users"]])
+            except (KeyError, TypeError, ValueError):
+                raise InputError(f"the plan does not say what reads the copy {plain(name)!r}") from None
+    return keep, copies
 
 
 def _reported(

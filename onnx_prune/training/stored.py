@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from onnx_prune.model.graph import Graph
 from onnx_prune.words import plain
 
 Array = NDArray[Any]
+Copy = tuple[str, list[tuple[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def named(rows: Mapping[str, tuple[int, ...]]) -> list[Stored]:
 def stored(
     graph: Graph,
     rows: Mapping[str, tuple[int, ...]],
-    copies: Mapping[str, tuple[str, Iterable[tuple[str, int]]]] | None = None,
+    copies: Mapping[str, Copy] | None = None,
 ) -> list[Stored]:
     """The floating-point tensors of a model.
 
