@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
+from torch.nn.utils.parametrizations import weight_norm
 
 import onnx_prune
 from onnx_prune import InputError
@@ -70,6 +71,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]
         (2, 7, 16),
         {"mixed": True, "attention": "dims"},
     ),
+    "decoder": (nets.Decoder, (2, 7, 16), {}),
     "attention": (nets.Attention, (2, 7, 64), {}),
     "mixed": (nets.Mixed, (2, 3, 4, 4), {}),
     "lstm": (nets.Recurrent, (2, 7, 12), {}),
@@ -204,6 +206,16 @@ def test_a_module_stays_as_it_is_if_anything_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the module's parameters"):
         slice_module(module, tmp_path / "plan.json", source)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_weight_normalization_is_refused(exporter: str, tmp_path: Path) -> None:
+    layers = (weight_norm(nn.Linear(16, 32)), nn.ReLU(), nn.Linear(32, 4))
+    module = nn.Sequential(*layers)
+    source = export(module, torch.randn(2, 16), exporter, tmp_path / "in.onnx")
+    onnx_prune.prune(source, tmp_path / "out.onnx", save_plan=tmp_path / "plan.json")
+    with pytest.raises(InputError, match=r"the plan cuts .*, which holds none of the module's parameters"):
+        slice_module(module, tmp_path / "plan.json", source)
 
 
 def test_a_tied_parameter_that_the_plan_cuts_in_two_ways_is_refused(tmp_path: Path) -> None:

@@ -98,6 +98,23 @@ class Encoder(nn.Module):
         return self.head(self.layer(self.embed(x)))
 
 
+class Decoder(nn.Module):
+    """A layer with two attentions, and a third whose keys have another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(16, 64)
+        self.layer = nn.TransformerDecoderLayer(64, 4, 128, batch_first=True)
+        self.memory = nn.Linear(16, 48)
+        self.cross = nn.MultiheadAttention(64, 4, kdim=48, vdim=48, batch_first=True)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.embed(x)
+        y, keys = self.layer(y, 2 * y), self.memory(x)
+        return self.head(y + self.cross(y, keys, keys, need_weights=False)[0])
+
+
 class Attention(nn.Module):
     """Heads kept in an attribute, as most repositories write it."""
 
