@@ -107,6 +107,12 @@ LAYERS = [
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
     {"comparison.compare", "comparison.limits", "comparison.show"},
+    {"training.moves", "training.norms", "training.sizes", "training.attention"},
+    {"training.pieces", "training.stored", "training.torch_layers", "training.keras_layers"},
+    {"training.folded", "training.fused"},
+    {"training.matching"},
+    {"training.carry"},
+    {"torch", "keras"},
     {"verbs"},
     {"terminal.program"},
     {"cli", "__init__"},
@@ -136,7 +142,8 @@ DOORS = {
         "curves.show",
     },
     "matplotlib": {"curves.plot"},
-    "torch": set(),
+    "torch": {"training.attention"},
+    "keras": set(),
 }
 
 
@@ -153,15 +160,18 @@ def modules() -> Iterator[tuple[str, Path]]:
 def imports(path: Path) -> Iterator[str]:
     """Full names of all that a file imports while it runs, those in functions too."""
     tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not _for_types(node)]
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []  # ast.walk has not come to it yet
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             names = [alias.name for alias in node.names]
             yield from (f"{node.module}.{name}" for name in names)
+
+
+def _for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def inside(path: Path) -> Iterator[str]:
