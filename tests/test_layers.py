@@ -65,7 +65,7 @@ LAYERS = [
     {"kept", "roles"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "proof.compare"},
-    {"stages", "follow", "proof.order", "proof.taken", "samples", "proof.randomness"},
+    {"layers", "stages", "follow", "proof.order", "proof.taken", "samples", "proof.randomness"},
     {
         "cut",
         "proof.seams",
