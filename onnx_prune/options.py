@@ -15,6 +15,7 @@ from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, REC
 from onnx_prune.sparse import options as options_sparse
 from onnx_prune.sparse.sparsity import SPARSE_CRITERIA
 from onnx_prune.terminal.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
+from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import plain
 
@@ -41,6 +42,8 @@ Examples:
   onnx-prune in.onnx out.onnx --save-plan plan.json
   onnx-prune other.onnx out2.onnx --apply-plan plan.json
       keep what was decided, and do it again on another export
+  onnx-prune in.onnx out.onnx --report report.html
+      see in a browser what was cut, what was not, and where the cost sits
   onnx-prune in.onnx out.onnx --json | jq .after
       read the report from a script
 
@@ -58,6 +61,19 @@ _DATA = "Calibration and recovery"
 _CHECK = "How it is checked"
 _OUTPUT = "Output"
 _HELP = "Help"
+
+_FILES = {  # of a run beside its models
+    "apply_plan": "plan applied",
+    "save_plan": "plan",
+    "apply_mask": "mask applied",
+    "parent_mask": "mask before",
+    "save_mask": "mask",
+    "scores": "scores",
+    "data": "calibration data",
+    "drift_data": "drift data",
+    "evaluate": "labelled data",
+    "plot": "plot",
+}
 
 _ALONE = {
     "target": (("ratio", "across", "layer_ratios", "strict"), "says how much is left"),
@@ -322,6 +338,12 @@ PARAMS: list[click.Parameter] = [
         help="Put weights in a file beside OUT.onnx: auto (as in IN.onnx, and above 2 GB), always or never.",
     ),
     Option(
+        ["--report"],
+        section=_OUTPUT,
+        metavar="FILE.html",
+        help="Write the report as a page for a browser, in one file; needs onnx-prune[report].",
+    ),
+    Option(
         ["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print the report as one JSON document."
     ),
     Option(
@@ -363,14 +385,35 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     for name in ("source", "scores", "data", "drift_data", "evaluate", "apply_plan"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
-    for name in ("output", "save_plan"):
+    for name in ("output", "save_plan", "report"):
         if given[name] is not None:
             require_place(Path(given[name]))
+    if given["report"] is not None:
+        _check_report(given)
     if given["save_plan"] is not None:
         plan = Path(given["save_plan"]).resolve()
         for name in ("source", "output"):
             if given[name] is not None and Path(given[name]).resolve() == plan:
                 raise InputError(f"--save-plan {given['save_plan']!r} is the model itself; name another file")
+
+
+def _check_report(given: dict[str, Any]) -> None:
+    """Require that the page can be drawn, has a file of its own, and two models to compare."""
+    require_extra("--report", "report", ("matplotlib", "jinja2"))
+    place = Path(given["report"]).resolve()
+    for name in ("source", "output", *_FILES):
+        if given[name] not in (None, "synthetic") and Path(given[name]).resolve() == place:
+            raise InputError(f"--report {given['report']!r} is another file of this run; name a new one")
+    same = given["output"] is not None and Path(given["output"]).resolve() == Path(given["source"]).resolve()
+    if same and not given["dry_run"]:
+        raise InputError("--report compares two files, and OUT.onnx is IN.onnx; name another to write")
+
+
+def files_of(given: dict[str, Any]) -> dict[str, str]:
+    """The files that a run reads and writes beside its models, by what they are."""
+    return {
+        what: given[name] for name, what in _FILES.items() if given[name] is not None and Path(given[name]).is_file()
+    }
 
 
 def given_names(ctx: click.Context) -> dict[str, str]:

@@ -16,6 +16,7 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axes.axis", "words", "calibration.gram"},
+    {"html.chart", "html.page", "terminal.extras"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
     {
         "axes.relation",
@@ -82,7 +83,10 @@ LAYERS = [
     {"sparse.calibrated"},
     {"proof.prove", "validate", "explanation.why", "calibration.recover", "calibration.evaluate"},
     {"report", "calibration.regained", "calibration.calibrator", "sparse.report", "sparse.drift"},
-    {"sparse.sparsify", "sparse.show"},
+    {"sparse.sparsify", "sparse.show", "html.spread", "html.render"},
+    {"html.common"},
+    {"html.structured", "html.unstructured"},
+    {"html.write"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
     {"verbs"},
@@ -98,6 +102,8 @@ DOORS = {
     "click": {"cli", "terminal.command", "options", "sparse.options", "terminal.program", "verbs"},
     "rich": {"terminal.page", "show", "explanation.show", "sparse.show", "terminal.working"},
     "torch": set(),
+    "matplotlib": {"html.chart"},
+    "jinja2": {"html.render"},
 }
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_prune.analyse import couple
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NothingToPrune
+from onnx_prune.html import chart
 from onnx_prune.model import files, tensors
 from onnx_prune.model.sign import sign
 from onnx_prune.sparse import granularity, maskfile, ranking, storage
@@ -24,7 +25,7 @@ from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.calibrated import calibrate
 from onnx_prune.sparse.drift import run_both
 from onnx_prune.sparse.granularity import Pattern
-from onnx_prune.sparse.histogram import Histogram, histogram, png, svg
+from onnx_prune.sparse.histogram import Histogram, histogram
 from onnx_prune.sparse.maskfile import Manifest, MaskFile
 from onnx_prune.sparse.report import Layer, LeftAlone, SparseReport
 from onnx_prune.sparse.sparsity import CALIBRATED, Sparsity
@@ -142,9 +143,8 @@ class _Run:
         with self.stage("measuring the weights"):
             seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
         if self.plot is not None and not self.dry_run:
-            drawn = seen.histogram
-            image = png(drawn) if Path(self.plot).suffix.lower() == ".png" else svg(drawn).encode()
-            files.write_bytes(self.plot, image)
+            drawn, kind = seen.histogram, "png" if Path(self.plot).suffix.lower() == ".png" else "svg"
+            files.write_bytes(self.plot, chart.spread_file(drawn.before, drawn.after, drawn.reach, kind))
         return SparseResult(
             model, mask, self._report(coupling, weights, mask, zeroed.counts, seen, drift, not_run, size)
         )
