@@ -412,7 +412,9 @@ def _check_report(given: dict[str, Any]) -> None:
 def files_of(given: dict[str, Any]) -> dict[str, str]:
     """The files that a run reads and writes beside its models, by what they are."""
     return {
-        what: given[name] for name, what in _FILES.items() if given[name] is not None and Path(given[name]).is_file()
+        what: given[name]
+        for name, what in _FILES.items()
+        if given[name] is not None and Path(given[name]).is_file()
     }
 
 

@@ -143,8 +143,10 @@ def _saved(figure: Figure, kind: str, salt: str = "onnx-prune") -> bytes:
     from matplotlib import rc_context
 
     file = io.BytesIO()
-    style: dict[str, Any] = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
-    unsaid: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",))
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    unsaid: dict[str, Any] = dict.fromkeys(
+        ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
+    )
     with rc_context(style):
         figure.savefig(file, format=kind, dpi=2 * _INCH if kind == "png" else _INCH, metadata=unsaid)
     return file.getvalue()
@@ -165,11 +167,24 @@ def _svg(figure: Figure) -> str:
 
 
 def _short(path: str) -> str:
-    """A path with numbers to a tenth of a unit.
+    """A path with numbers to a tenth of a unit; what runs along an axis names one number alone.
 
     Example:
-        >>> _short("M 0 32.4 L 2.985366 32.374984 z")
-        'M0 32.4L3 32.4z'
+        >>> _short("M 0 32.4 L 2.985366 32.374984 L 2.985366 5 z")
+        'M0 32.4H3V5z'
     """
-    rounded = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), path)
-    return re.sub(r"\s*([A-Za-z])\s*", r"\1", " ".join(rounded.split()))
+    said, x, y = "", "", ""
+    for command, first, second in re.findall(r"([A-Za-z])(?: (\S+) (\S+))?", " ".join(path.split())):
+        new_x, new_y = (_tenth(number) for number in (first, second))
+        if command == "L" and new_y == y:
+            said += f"H{new_x}"
+        elif command == "L" and new_x == x:
+            said += f"V{new_y}"
+        else:
+            said += f"{command}{new_x} {new_y}".rstrip()
+        x, y = new_x, new_y
+    return said
+
+
+def _tenth(number: str) -> str:
+    return f"{float(number):.1f}".removesuffix(".0") if number else ""

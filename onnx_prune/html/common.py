@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_prune.html import chart
-from onnx_prune.html.page import Cell, Chart, Command, Facts, Note, Number, Section
+from onnx_prune.html.page import Block, Cell, Chart, Command, Facts, Note, Number, Section
 from onnx_prune.html.spread import Spread, overall
 from onnx_prune.validate import Drift
 from onnx_prune.words import duration, human, share, some
@@ -30,15 +30,30 @@ class Origin:
     hashes: tuple[tuple[str, str], ...]
 
 
+def titled(source: str | None, output: str | None) -> str:
+    """The models' names without their folders.
+
+    Example:
+        >>> titled("models/in.onnx", "out.onnx"), titled(None, None)
+        ('in.onnx → out.onnx', 'model')
+    """
+    names = [Path(path).name for path in (source or "model", output) if path is not None]
+    return " → ".join(names)
+
+
 def origin_section(origin: Origin, versions: Mapping[str, str], seconds: Mapping[str, float]) -> Section:
     """How to do it again: the command, what it read and wrote, and with which versions."""
-    used = {**versions, "Python": platform.python_version(), "on": f"{platform.system()} {platform.machine()}"}
+    used = {
+        **versions,
+        "Python": platform.python_version(),
+        "on": f"{platform.system()} {platform.machine()}",
+    }
     took = ", ".join(f"{name} {duration(1000 * time)}" for name, time in seconds.items())
     facts = [("versions", ", ".join(f"{name} {number}" for name, number in used.items()))]
     if took:
         facts.append(("time taken", took))
-    hashes = tuple((what, digest) for what, digest in origin.hashes if digest)
-    blocks = (
+    hashes = tuple((f"sha256 of {what}", digest) for what, digest in origin.hashes if digest)
+    blocks: tuple[Block, ...] = (
         *([Command(origin.command)] if origin.command else []),
         *([Facts(hashes, typed=True)] if hashes else []),
         Facts(tuple(facts)),
@@ -50,7 +65,10 @@ def origin_section(origin: Origin, versions: Mapping[str, str], seconds: Mapping
 def drift_note(drift: Drift, original: str) -> Note:
     """How far the answers moved from those of the original, which is called so here."""
     numbers = [
-        ("relative error", Number(f"{drift.relative_error:.3g}", drift.relative_error, "drift.relative_error")),
+        (
+            "relative error",
+            Number(f"{drift.relative_error:.3g}", drift.relative_error, "drift.relative_error"),
+        ),
         ("cosine", Number(f"{drift.cosine:.3f}", drift.cosine, "drift.cosine")),
     ]
     if drift.top1 is not None:
@@ -58,7 +76,8 @@ def drift_note(drift: Drift, original: str) -> Note:
     return Note(
         "plain",
         "Drift",
-        f"How far the answers moved from the {original} model's ({some(drift.samples, 'sample')}, {drift.source}).",
+        f"How far the answers moved from the {original} model's "
+        f"({some(drift.samples, 'sample')}, {drift.source}).",
         tuple(numbers),
     )
 

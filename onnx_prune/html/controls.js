@@ -10,7 +10,7 @@ for (const bar of document.querySelectorAll(".controls")) {
   const count = bar.querySelector("output");
 
   const filter = () => {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = (search ? search.value : "").toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
@@ -21,7 +21,14 @@ for (const bar of document.querySelectorAll(".controls")) {
     count.textContent = `${shown} of ${rows.length} ${count.dataset.noun}${rows.length === 1 ? "" : "s"}`;
   };
 
-  const key = (row, at) => row.cells[at].dataset.sort;
+  // What a cell says to a program: its last number, the width of its bar, or its words.
+  const key = (row, at) => {
+    const cell = row.cells[at];
+    const number = [...cell.querySelectorAll("data")].pop();
+    if (number) return number.value;
+    const bar = cell.querySelector(".bar > i");
+    return bar ? String(parseFloat(bar.style.width)) : cell.textContent.trim();
+  };
   const compare = (a, b) => {
     const [x, y] = [Number(a), Number(b)];
     const numeric = a !== "" && b !== "" && !Number.isNaN(x) && !Number.isNaN(y);
@@ -47,7 +54,7 @@ for (const bar of document.querySelectorAll(".controls")) {
     button.addEventListener("click", () => sort(head));
     head.append(button);
   }
-  search.addEventListener("input", filter);
+  if (search) search.addEventListener("input", filter);
   if (pick) pick.addEventListener("change", filter);
   filter();
   bar.hidden = false;

@@ -117,11 +117,9 @@ class Cell:
     summary: str = ""
 
     @property
-    def sort(self) -> float | str:
-        """What the table is sorted by here."""
-        if self.number is not None:
-            return "" if self.number.value is None else self.number.value
-        return self.bar.kept if self.bar is not None else self.text
+    def blank(self) -> bool:
+        """Whether there is nothing in it."""
+        return self == Cell()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.html import chart
@@ -72,9 +71,9 @@ def overall(found: Iterable[Spread]) -> Spread | None:
     every = list(found)
     if not every:
         return None
-    before = np.sum([one.before for one in every], 0).tolist()
-    after = None if every[0].after is None else np.sum([one.after for one in every], 0).tolist()
-    return Spread(REACH, tuple(before), None if after is None else tuple(after))
+    before = tuple(map(sum, zip(*(one.before for one in every), strict=True)))
+    after = [one.after for one in every if one.after is not None]
+    return Spread(REACH, before, tuple(map(sum, zip(*after, strict=True))) if after else None)
 
 
 def drawings(found: Mapping[str, Spread]) -> dict[str, str]:

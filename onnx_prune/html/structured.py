@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_prune.calibration.regained import sentences
@@ -16,6 +16,7 @@ from onnx_prune.html.common import (
     origin_section,
     size_of,
     spread_chart,
+    titled,
 )
 from onnx_prune.html.page import (
     Bar,
@@ -32,9 +33,8 @@ from onnx_prune.html.page import (
     compared,
 )
 from onnx_prune.html.spread import Spread, drawings
-from onnx_prune.report import GroupCut, Report, Whole
+from onnx_prune.report import GroupCut, Report
 from onnx_prune.words import duration, human, scientific, share, some
-
 
 
 def page(report: Report, spreads: Mapping[str, Spread], origin: Origin) -> Page:
@@ -56,9 +56,8 @@ class _Structured:
 
     def page(self) -> Page:
         report = self.report
-        source = report.source or "model"
         return Page(
-            title=source if report.output is None else f"{source} → {report.output}",
+            title=titled(report.source, report.output),
             lead=self._lead(),
             figures=tuple(self._figures()),
             verdicts=tuple(self._verdicts()),
@@ -122,7 +121,9 @@ class _Structured:
         elif self._dry:
             yield Note("plain", "Dry run", "Nothing was cut, run or written; sizes after are computed.")
         else:
-            yield Note("bad", "Not proved", f"{report.not_proved or 'no reason given'}: nobody has checked this cut.")
+            yield Note(
+                "bad", "Not proved", f"{report.not_proved or 'no reason given'}: nobody has checked this cut."
+            )
         if report.drift is not None:
             yield drift_note(report.drift, "unpruned")
         if report.accuracy is not None:
@@ -139,28 +140,37 @@ class _Structured:
 
     def _sections(self) -> Iterator[Section]:
         report = self.report
+        said = [Note("plain", "", text) for text in self._recovery()] + notes(report.notes)
+        if said:
+            yield Section("notes", "Worth knowing", "", (Notes(tuple(said)),))
+        if report.layers:
+            yield Section(
+                "cost",
+                "Where the cost sits",
+                "What each layer costs, in the order of the graph, and how the weights are spread.",
+                (self._costs(), *spread_chart(self.spreads.values())),
+            )
+        if report.held:
+            yield Section(
+                "held",
+                "Kept whole",
+                "What was not cut, by reason, the most parameters first.",
+                (self._held(),),
+            )
         yield Section(
             "groups",
             "Groups",
-            "Channels that can only go together are a group. A striped end is what was removed; grey bars "
-            "were kept whole, for the reason below their name.",
+            "Channels that can only go together are a group. The striped end of a bar is what was removed; "
+            "grey bars were kept whole, for the reason below their name.",
             (self._groups(),),
         )
         if report.layers:
             yield Section(
                 "layers",
-                "Where the cost sits",
-                "Parameters and multiply-accumulates of every layer, in the order of the graph.",
-                (self._costs(), *spread_chart(self.spreads.values()), self._layers()),
+                "Layers",
+                "Parameters and multiply-accumulates before and after, and the spread of the weights.",
+                (self._layers(),),
             )
-        if report.held:
-            yield Section(
-                "held", "Kept whole", "What was not cut, by reason, the most parameters first.", (self._held(),)
-            )
-        said = [Note("plain", "", text) for text in self._recovery()]
-        said += notes(report.notes)
-        if said:
-            yield Section("notes", "Worth knowing", "", (Notes(tuple(said)),))
         yield origin_section(self.origin, report.versions, report.seconds)
 
     def _recovery(self) -> Iterator[str]:
@@ -175,9 +185,13 @@ class _Structured:
         for j, group in enumerate(self.report.groups):
             at = min((places.get(weight, last) for weight, _ in group.members), default=last)
             rows.append((at, self._cut(group, f"groups.{j}")))
+        alike: dict[tuple[str, int], list[int]] = {}
         for j, held in enumerate(self.report.whole):
-            at = min((places.get(weight, last) for weight, _ in held.members), default=last)
-            rows.append((at, self._kept(held, f"whole.{j}")))
+            alike.setdefault((held.why, held.size), []).append(j)
+        for found in alike.values():
+            every = [member for j in found for member in self.report.whole[j].members]
+            at = min((places.get(weight, last) for weight, _ in every), default=last)
+            rows.append((at, self._kept(found[0], every)))
         rows.sort(key=lambda row: row[0])
         columns = (
             Column("#", "order"),
@@ -204,12 +218,14 @@ class _Structured:
             Cell(number=Number(human(group.macs), group.macs, f"{key}.macs")),
         )
 
-    def _kept(self, held: Whole, key: str) -> tuple[Cell, ...]:
-        more = _members(held.members) if len(held.members) > 1 else ()
+    def _kept(self, first: int, members: list[tuple[str, int]]) -> tuple[Cell, ...]:
+        """Axes of one size that stay for one reason, which mostly are one group."""
+        held = self.report.whole[first]
+        more = _members(members) if len(members) > 1 else ()
         return (
-            Cell(held.name, note=held.why, more=more, summary=_across(held.members)),
+            Cell(held.name, note=held.why, more=more, summary=_across(members)),
             Cell("whole"),
-            Cell(number=Number(f"{held.size:,}", held.size, f"{key}.size")),
+            Cell(number=Number(f"{held.size:,}", held.size, f"whole.{first}.size")),
             Cell(bar=Bar(1.0, "whole")),
             Cell(),
             Cell(),
@@ -237,12 +253,13 @@ class _Structured:
         rows = []
         for j, layer in enumerate(self.report.layers):
             key = f"layers.{j}"
+            one = layer.weights[0] if len(layer.weights) == 1 else ""
             rows.append(
                 (
                     Cell(
                         layer.name,
-                        note=layer.op,
-                        more=layer.weights if layer.weights != (layer.name,) else (),
+                        note=f"{layer.op} {one}".strip(),
+                        more=layer.weights if len(layer.weights) > 1 else (),
                         summary=some(len(layer.weights), "weight"),
                     ),
                     *_cost(layer.params, layer.params_after, f"{key}.params"),
@@ -292,17 +309,19 @@ class _Structured:
 
 
 def _cost(before: int, after: int | None, key: str) -> tuple[Cell, Cell]:
-    """What was and is, and the share that is saved."""
+    """What was and is, and the share that is saved; one number where they are the same."""
+    if not before:
+        return Cell(), Cell()
     old = Number(human(before), before, key)
-    if after is None or not before:
+    if after is None or after == before:
         return Cell(number=old), Cell()
     saved = Number(share(before - after, before), (before - after) / before)
     return Cell(before=old, number=Number(human(after), after, f"{key}_after")), Cell(number=saved)
 
 
-def _members(members: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+def _members(members: Sequence[tuple[str, int]]) -> tuple[str, ...]:
     return tuple(f"{weight} dim {dim}" for weight, dim in members)
 
 
-def _across(members: tuple[tuple[str, int], ...]) -> str:
+def _across(members: Sequence[tuple[str, int]]) -> str:
     return some(len({weight for weight, _ in members}), "weight")

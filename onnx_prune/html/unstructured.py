@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx_prune.html import chart
-from onnx_prune.html.common import Origin, drift_note, notes, numbered, origin_section, size_of, spread_chart
+from onnx_prune.html.common import (
+    Origin,
+    drift_note,
+    notes,
+    numbered,
+    origin_section,
+    size_of,
+    spread_chart,
+    titled,
+)
 from onnx_prune.html.page import (
     Bar,
     Cell,
@@ -45,10 +54,9 @@ class _Unstructured:
 
     def page(self) -> Page:
         report = self.report
-        source = report.source or "model"
         reached = share(report.zeros, report.size)
         return Page(
-            title=source if report.output is None else f"{source} → {report.output}",
+            title=titled(report.source, report.output),
             lead=f"{reached} of the weights that take part are zero, {share(report.asked_ratio, 1)} asked; "
             f"{report.pattern}, ranked by {report.criterion}.",
             figures=tuple(self._figures()),
@@ -80,7 +88,9 @@ class _Unstructured:
                 f"{human(storage.dense, 'B')} as they are stored",
             )
         if report.bytes is not None:
-            yield Figure("File size", None, size_of(report.bytes, "bytes"), note="zeros are stored as numbers")
+            yield Figure(
+                "File size", None, size_of(report.bytes, "bytes"), note="zeros are stored as numbers"
+            )
 
     def _verdicts(self) -> Iterator[Note]:
         report = self.report
@@ -114,13 +124,17 @@ class _Unstructured:
     def _where(self) -> Chart:
         layers = self.report.layers
         sizes, left = [layer.size for layer in layers], [layer.size - layer.zeros for layer in layers]
-        wide, narrow = chart.along([chart.Steps("elements", sizes, left)], "weights, in the order of the graph")
+        wide, narrow = chart.along(
+            [chart.Steps("elements", sizes, left)], "weights, in the order of the graph"
+        )
         largest = max(layers, key=lambda layer: layer.size)
         words = (
             f"Bars by weight. The largest is {largest.name}, with {share(largest.size, self.report.size)} of "
             f"all, of which {share(largest.zeros, largest.size)} are zero. The table below has all numbers."
         )
-        return Chart("Where the zeros are", words, wide, narrow, ((chart.BEFORE, "zero"), (chart.AFTER, "not zero")))
+        return Chart(
+            "Where the zeros are", words, wide, narrow, ((chart.BEFORE, "zero"), (chart.AFTER, "not zero"))
+        )
 
     def _layers(self) -> Table:
         drawn = drawings(self.spreads)
@@ -129,7 +143,9 @@ class _Unstructured:
             left, key = layer.size - layer.zeros, f"layers.{j}"
             rows.append(
                 (
-                    Cell(layer.name, note="×".join(map(str, layer.shape)), more=layer.labels, summary="read by"),
+                    Cell(
+                        layer.name, note="×".join(map(str, layer.shape)), more=layer.labels, summary="read by"
+                    ),
                     Cell(number=Number(human(layer.size), layer.size, f"{key}.size")),
                     Cell(number=Number(human(layer.zeros), layer.zeros, f"{key}.zeros")),
                     Cell(number=Number(share(left, layer.size), left / layer.size)),

@@ -207,7 +207,8 @@ class _Run:
         dense = sum(map(tensors.nbytes, found.values()))
         small = dense <= storage.GZ_BELOW
         kind = Counter(tensor.data_type for tensor in found.values()).most_common(1)[0][0]
-        floats = (p for p in pairs() if p[0].dtype.kind == "f") if small else ()
+        spreading = small or self.plot is not None
+        floats = (p for p in pairs() if p[0].dtype.kind == "f") if spreading else ()
         spread = histogram(floats)
         sizes = storage.Storage(
             dense,
