@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,15 @@ def _template() -> Template:
         """Text with what a terminal or a browser would obey or hide spelled out; Jinja then escapes it."""
         return value if isinstance(value, Markup) else plain(value)
 
+    def breaking(text: str) -> Markup:
+        """A name that may go on in the next line behind a stop, a slash, an underscore or a colon."""
+        parts = re.findall(r"[^/._:]*[/._:]+|[^/._:]+", plain(text))
+        return Markup("<wbr>").join(parts)
+
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
     )
+    environment.filters["breaking"] = breaking
     environment.tests |= {"kind": lambda block, name: type(block).__name__ == name}
     return environment.from_string(_text("template.html"))
 

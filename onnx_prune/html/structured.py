@@ -253,14 +253,14 @@ class _Structured:
         rows = []
         for j, layer in enumerate(self.report.layers):
             key = f"layers.{j}"
-            one = layer.weights[0] if len(layer.weights) == 1 else ""
+            several = len(layer.weights) > 1
             rows.append(
                 (
                     Cell(
                         layer.name,
-                        note=f"{layer.op} {one}".strip(),
-                        more=layer.weights if len(layer.weights) > 1 else (),
-                        summary=some(len(layer.weights), "weight"),
+                        note="" if several else f"{layer.op} {''.join(layer.weights)}".strip(),
+                        more=layer.weights if several else (),
+                        summary=f"{layer.op}, {some(len(layer.weights), 'weight')}",
                     ),
                     *_cost(layer.params, layer.params_after, f"{key}.params"),
                     *_cost(layer.macs, layer.macs_after, f"{key}.macs"),
