@@ -10,10 +10,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from onnx_prune import plugins
 from onnx_prune.errors import InputError
 from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 from onnx_prune.sparse import options as options_sparse
 from onnx_prune.sparse.sparsity import SPARSE_CRITERIA
+from onnx_prune.terminal import config
 from onnx_prune.terminal.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
 from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
@@ -73,6 +75,7 @@ _FILES = {  # of a run beside its models
     "drift_data": "drift data",
     "evaluate": "labelled data",
     "plot": "plot",
+    "config": "configuration",
 }
 
 _ALONE = {
@@ -98,7 +101,10 @@ _ALONE = {
         "removes what says nothing, and nothing else",
     ),
     "no_validate": (("drift_data", "evaluate", "threads"), "runs nothing"),
-    "dry_run": (("save_plan", "recover", "drift_data", "evaluate", "threads"), "changes and writes nothing"),
+    "dry_run": (
+        ("save_plan", "save_config", "recover", "drift_data", "evaluate", "threads"),
+        "changes and writes nothing",
+    ),
     "quiet": (("verbose",), "prints nothing"),
 }
 
@@ -157,7 +163,9 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--criterion"],
         section=_REMOVE,
-        type=Choice(*dict.fromkeys((*CRITERIA_NAMES, *CALIBRATED_NAMES, *SPARSE_CRITERIA))),
+        type=Choice(
+            *dict.fromkeys((*CRITERIA_NAMES, *CALIBRATED_NAMES, *SPARSE_CRITERIA)), more=plugins.criteria
+        ),
         metavar="NAME",
         help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; with --data also "
         f"{', '.join(CALIBRATED_NAMES)}. obs with --data, otherwise l1.",
@@ -353,6 +361,7 @@ PARAMS: list[click.Parameter] = [
         help="Show every group, and every reason why something stays.",
     ),
     Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    *config.params(),
     Option(
         ["--version"],
         section=_HELP,
@@ -385,23 +394,22 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     for name in ("source", "scores", "data", "drift_data", "evaluate", "apply_plan"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
-    for name in ("output", "save_plan", "report"):
+    for name in ("output", "save_plan", "save_config", "report"):
         if given[name] is not None:
             require_place(Path(given[name]))
     if given["report"] is not None:
         _check_report(given)
-    if given["save_plan"] is not None:
-        plan = Path(given["save_plan"]).resolve()
-        for name in ("source", "output"):
-            if given[name] is not None and Path(given[name]).resolve() == plan:
-                raise InputError(f"--save-plan {given['save_plan']!r} is the model itself; name another file")
+    for ours in ("save_plan", "save_config"):
+        for name in ("source", "output") if given[ours] is not None else ():
+            if given[name] is not None and Path(given[name]).resolve() == Path(given[ours]).resolve():
+                raise InputError(f"{names[ours]} {given[ours]!r} is the model itself; name another file")
 
 
 def _check_report(given: dict[str, Any]) -> None:
     """Require that the page can be drawn, has a file of its own, and two models to compare."""
     require_extra("--report", "report", ("matplotlib", "jinja2"))
     place = Path(given["report"]).resolve()
-    for name in ("source", "output", *_FILES):
+    for name in ("source", "output", "save_config", *_FILES):
         if given[name] not in (None, "synthetic") and Path(given[name]).resolve() == place:
             raise InputError(f"--report {given['report']!r} is another file of this run; name a new one")
     same = given["output"] is not None and Path(given["output"]).resolve() == Path(given["source"]).resolve()
@@ -425,4 +433,5 @@ def given_names(ctx: click.Context) -> dict[str, str]:
 
 
 def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
-    return ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    source = ctx.get_parameter_source(param.name or "")
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
