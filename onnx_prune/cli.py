@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, given_names
+from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, files_of, given_names
 from onnx_prune.settings import Budget, Settings, target
 from onnx_prune.sparse import options as options_sparse
 from onnx_prune.terminal import config
-from onnx_prune.terminal.command import HELP_OPTIONS, printing
+from onnx_prune.terminal.command import HELP_OPTIONS, called, printing
 from onnx_prune.terminal.program import Program, Source
 from onnx_prune.terminal.working import working
 
@@ -70,6 +70,11 @@ def main(ctx: click.Context, /, **given: Any) -> None:
     check(ctx, given)
     with working(shown=not (given["quiet"] or given["as_json"])) as progress:
         report = _prune(given, replace(settings, progress=progress))
+        if given["report"] is not None:
+            progress("writing the report")
+            from onnx_prune.html.write import write_channels
+
+            write_channels(given["report"], report, command=called(ctx), also=files_of(given))
     _save_config(ctx, given)
     _print(report, given)
 
@@ -89,6 +94,11 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
             plot=given["plot"],
             dry_run=given["dry_run"],
         ).report
+        if given["report"] is not None:
+            progress("writing the report")
+            from onnx_prune.html.write import write_weights
+
+            write_weights(given["report"], report, command=called(ctx), also=files_of(given))
     _save_config(ctx, given)
     if given["quiet"] and not given["as_json"]:
         return

@@ -17,6 +17,7 @@ from onnx_prune.sparse import options as options_sparse
 from onnx_prune.sparse.sparsity import SPARSE_CRITERIA
 from onnx_prune.terminal import config
 from onnx_prune.terminal.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
+from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import plain
 
@@ -43,6 +44,8 @@ Examples:
   onnx-prune in.onnx out.onnx --save-plan plan.json
   onnx-prune other.onnx out2.onnx --apply-plan plan.json
       keep what was decided, and do it again on another export
+  onnx-prune in.onnx out.onnx --report report.html
+      see in a browser what was cut, what was not, and where the cost sits
   onnx-prune in.onnx out.onnx --json | jq .after
       read the report from a script
 
@@ -60,6 +63,20 @@ _DATA = "Calibration and recovery"
 _CHECK = "How it is checked"
 _OUTPUT = "Output"
 _HELP = "Help"
+
+_FILES = {  # of a run beside its models
+    "apply_plan": "plan applied",
+    "save_plan": "plan",
+    "apply_mask": "mask applied",
+    "parent_mask": "mask before",
+    "save_mask": "mask",
+    "scores": "scores",
+    "data": "calibration data",
+    "drift_data": "drift data",
+    "evaluate": "labelled data",
+    "plot": "plot",
+    "config": "configuration",
+}
 
 _ALONE = {
     "target": (("ratio", "across", "layer_ratios", "strict"), "says how much is left"),
@@ -360,6 +377,12 @@ PARAMS: list[click.Parameter] = [
         help="Put weights in a file beside OUT.onnx: auto (as in IN.onnx, and above 2 GB), always or never.",
     ),
     Option(
+        ["--report"],
+        section=_OUTPUT,
+        metavar="FILE.html",
+        help="Write the report as a page for a browser, in one file; needs onnx-prune[report].",
+    ),
+    Option(
         ["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print the report as one JSON document."
     ),
     Option(
@@ -408,13 +431,36 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     for name in ("source", "scores", "sensitivity", "data", "drift_data", "evaluate", "apply_plan"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
-    for name in ("output", "save_plan", "save_config"):
+    for name in ("output", "save_plan", "save_config", "report"):
         if given[name] is not None:
             require_place(Path(given[name]))
+    if given["report"] is not None:
+        _check_report(given)
     for ours in ("save_plan", "save_config"):
         for name in ("source", "output") if given[ours] is not None else ():
             if given[name] is not None and Path(given[name]).resolve() == Path(given[ours]).resolve():
                 raise InputError(f"{names[ours]} {given[ours]!r} is the model itself; name another file")
+
+
+def _check_report(given: dict[str, Any]) -> None:
+    """Require that the page can be drawn, has a file of its own, and two models to compare."""
+    require_extra("--report", "report", ("matplotlib", "jinja2"))
+    place = Path(given["report"]).resolve()
+    for name in ("source", "output", "save_config", *_FILES):
+        if given[name] not in (None, "synthetic") and Path(given[name]).resolve() == place:
+            raise InputError(f"--report {given['report']!r} is another file of this run; name a new one")
+    same = given["output"] is not None and Path(given["output"]).resolve() == Path(given["source"]).resolve()
+    if same and not given["dry_run"]:
+        raise InputError("--report compares two files, and OUT.onnx is IN.onnx; name another to write")
+
+
+def files_of(given: dict[str, Any]) -> dict[str, str]:
+    """The files that a run reads and writes beside its models, by what they are."""
+    return {
+        what: given[name]
+        for name, what in _FILES.items()
+        if given[name] is not None and Path(given[name]).is_file()
+    }
 
 
 def given_names(ctx: click.Context) -> dict[str, str]:

@@ -29,6 +29,7 @@ from onnx_prune.errors import InputError, NothingToPrune, PruneError
 from onnx_prune.follow import CannotRestate
 from onnx_prune.kept import shapes_after
 from onnx_prune.latency.timekeeper import Timekeeper
+from onnx_prune.layers import layers, pair
 from onnx_prune.model import files, tensors
 from onnx_prune.model.blame import fault
 from onnx_prune.model.graph import Graph
@@ -38,12 +39,13 @@ from onnx_prune.plan import Plan
 from onnx_prune.proof.blocks import prove_in_blocks
 from onnx_prune.proof.footprint import footprint
 from onnx_prune.proof.prove import Proof, or_refused, prove
-from onnx_prune.report import GroupCut, HeldBack, Report, Size
+from onnx_prune.report import GroupCut, HeldBack, Report, Size, Whole
 from onnx_prune.runtime import RunError
 from onnx_prune.settings import Budget, Settings
 from onnx_prune.shape.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
+ROUNDED = "what is asked of it, rounded, leaves it whole"
 _STRICT = 0.1
 _PROVED_ON = 4  # of the user's batches
 _RECORD = 512  # bytes of the metadata that say how the model was made
@@ -171,7 +173,7 @@ class _Run:
             )
             model = draft.whole() if self.output is None or proved_inside else None
             size = self._write(graph, draft, written)
-        left = Graph(draft.model).params()
+        left = Graph(draft.model)
         report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
         report = replace(
             report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy, aim=self.timekeeper.aim
@@ -307,7 +309,7 @@ class _Run:
         coupling: Coupling,
         choice: Choice,
         criterion: str,
-        left: int,
+        left: Graph,
         size: int | None,
         proof: Proof | None,
         not_proved: str,
@@ -344,9 +346,11 @@ class _Run:
                 total_macs(graph, typical.known),
                 stages.size_of(self.source, graph),
             ),
-            after=Size(left, total_macs(graph, after), size),
+            after=Size(left.params(), total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
             held=held_back(coupling, choice, self.settings.budget),
+            whole=whole(coupling, choice, self.settings.budget),
+            layers=pair(layers(graph, typical.known), layers(left, after)),
             proof=proof,
             not_proved="" if proof else not_proved,
             drift=drift,
@@ -358,22 +362,35 @@ class _Run:
         )
 
 
+def whole(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[Whole, ...]:
+    """What stays whole: groups, and axes of weights that belong to none, and why."""
+    held = [Whole(f"{h.weight}:{h.dim}", h.size, h.why, ((h.weight, h.dim),)) for h in coupling.held]
+    chosen = {g.atom for g in choice.groups}
+    for group in coupling.groups:
+        if group.atom in choice.plan:
+            continue
+        if group.atom in chosen:
+            why = ROUNDED
+        elif group.mixed and not budget.mixed:
+            why = f"{group.mixed} (--mixed cuts it)"
+        elif matches(coupling, group, budget.ignore):
+            why = "--ignore says so"
+        else:
+            continue  # cut in another factor of its product
+        members = tuple((m.weight, m.dim) for m in group.members)
+        held.append(Whole(group.name, group.size, why, members))
+    return tuple(held)
+
+
 def held_back(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[HeldBack, ...]:
     """Axes of weights that stay whole, by reason, the most parameters first.
 
-    An axis that is cut in one factor of its product is none of them.
+    An axis that is cut in one factor of its product is none of them, nor is one that rounding leaves.
     """
-    rows = [(h.why, h.weight, h.dim) for h in coupling.held]
-    for group in coupling.groups:
-        if group.atom in {g.atom for g in choice.groups}:
-            continue
-        if group.mixed and not budget.mixed:
-            rows += [(f"{group.mixed} (--mixed cuts it)", m.weight, m.dim) for m in group.members]
-        elif matches(coupling, group, budget.ignore):
-            rows += [("--ignore says so", m.weight, m.dim) for m in group.members]
     reasons: dict[str, dict[tuple[str, int], None]] = {}
-    for why, weight, dim in rows:
-        reasons.setdefault(why, {})[weight, dim] = None
+    for held in whole(coupling, choice, budget):
+        if held.why != ROUNDED:
+            reasons.setdefault(held.why, {}).update(dict.fromkeys(held.members))
     found = []
     for why, places in reasons.items():
         params = sum(_elements(coupling, weight) for weight in {weight for weight, _ in places})

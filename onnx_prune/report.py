@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_prune.calibration.evaluate import Accuracy
 from onnx_prune.latency.aim import Aim
+from onnx_prune.layers import Layer
 from onnx_prune.proof.prove import Proof
 from onnx_prune.validate import Drift, Latency
 
@@ -70,6 +71,23 @@ class HeldBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """Channels that all stay: those of a group, or of an axis that belongs to none.
+
+    Attributes:
+        name: the group's name, or the weight and dimension.
+        size: how many.
+        why: the reason in plain words.
+        members: (weight, dimension) pairs.
+    """
+
+    name: str
+    size: int
+    why: str
+    members: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """All that is known after a run.
 
@@ -83,6 +101,8 @@ class Report:
         after: the pruned model's.
         groups: what was cut, the most parameters saved first.
         held: what was not, the most parameters first.
+        whole: the same one by one, and the groups that rounding leaves whole.
+        layers: what each layer costs before and after, in the order of the graph.
         proof: the proof, None with `--no-validate` and in a dry run.
         not_proved: why there is no proof, "" where there is one.
         target: what was asked to be left instead, "" where a ratio was asked for.
@@ -107,6 +127,8 @@ class Report:
     after: Size
     groups: tuple[GroupCut, ...]
     held: tuple[HeldBack, ...]
+    whole: tuple[Whole, ...] = ()
+    layers: tuple[Layer, ...] = ()
     proof: Proof | None = None
     not_proved: str = ""
     target: str = ""

@@ -18,7 +18,7 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axes.axis", "words", "calibration.gram", "comparison.distance"},
-    {"terminal.extras"},
+    {"html.chart", "html.page", "terminal.extras"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
     {"plugins"},
     {
@@ -74,7 +74,16 @@ LAYERS = [
     {"kept", "roles", "loosen", "widths"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "proof.compare"},
-    {"stages", "follow", "proof.order", "proof.footprint", "proof.taken", "samples", "proof.randomness"},
+    {
+        "layers",
+        "stages",
+        "follow",
+        "proof.order",
+        "proof.footprint",
+        "proof.taken",
+        "samples",
+        "proof.randomness",
+    },
     {
         "cut",
         "proof.seams",
@@ -101,9 +110,12 @@ LAYERS = [
         "sparse.drift",
         "sparse.seen",
     },
-    {"sparse.sparsify", "sparse.show"},
+    {"sparse.sparsify", "sparse.show", "html.spread", "html.render"},
     {"curves.sensitivity", "curves.work", "curves.workers", "curves.measure", "curves.losses"},
     {"curves.show", "curves.plot"},
+    {"html.common"},
+    {"html.structured", "html.unstructured"},
+    {"html.write"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
     {"comparison.compare", "comparison.limits", "comparison.show"},
@@ -141,9 +153,10 @@ DOORS = {
         "comparison.show",
         "curves.show",
     },
-    "matplotlib": {"curves.plot"},
+    "matplotlib": {"html.chart", "curves.plot"},
     "torch": {"training.attention"},
     "keras": set(),
+    "jinja2": {"html.render"},
 }
 
 
