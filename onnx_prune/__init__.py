@@ -82,8 +82,8 @@ def prune(
         model: a path, or a model in memory, which is left as it is.
         output: where to write the pruned model; None only returns it.
         ratio: fraction of channels removed in every group that can be cut, in [0, 1).
-        target: what is to be left of the whole model instead, such as "macs=0.5", "params=1.5M" or
-            "size=10MB"; groups lose more or less, as hurts least.
+        target: what is to be left of the whole model instead, such as "macs=0.5", "params=1.5M",
+            "size=10MB" or, measured in onnxruntime, "latency=8ms"; groups lose more or less, as hurts least.
         criterion: how channels are ranked: "l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale" or
             "random"; with data also "obs", "activation", "wanda" or "flap".  "obs" with data, else "l1".
         scores: your own scores instead, by weight name; shape (channels,), the highest stay.
@@ -121,7 +121,8 @@ def prune(
 
     Raises:
         InputError: the model, an option or a file is not usable.
-        NothingToPrune: nothing can be cut; the message says why.
+        NothingToPrune: nothing can be cut, or (TargetMissed) no model within 5 % of a latency was found; the
+            message says why.
         NotProved: there can be no proof: onnxruntime can't run the model, or its outputs say nothing.
         ProofFailed: the cut model is not the masked original, which is a bug of ours.
 

@@ -29,6 +29,8 @@ Counts = Mapping[Atom, int]
 Shapes = Mapping[str, tuple[int, ...]]
 Term = Callable[[Counts], float]
 _FLOOR = 0.1
+_RECOUNTS = 6  # of what would be written, at most
+_NEAR = 0.005  # of the target, within which it is not counted again
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def meet(
     *,
     shapes: Shapes,
     original: int,
-    spare: int = 0,
+    recount: Callable[[Choice], int] | None = None,
     errors: Collection[Atom] = (),
 ) -> Choice:
     """Which channels stay so that the budget's target is met.
@@ -176,7 +178,8 @@ def meet(
         budget: what was asked for; it has a target.
         shapes: of all tensors before the cut.
         original: what the model costs before the cut, of the target's kind.
-        spare: how much is kept free for what recovery adds.
+        recount: counts what is written of a choice, where that is more than what is left of the original's
+            weights: new biases, private copies of shared vectors, records.
         errors: groups whose scores are losses already, see `curve`.
 
     Raises:
@@ -189,15 +192,28 @@ def meet(
     beside = original - costs.total({})
     allowed = widths_allowed(coupling, groups, budget)
     limit = target.amount if target.absolute else target.amount * original
-    try:
-        counts = allocate(costs, curves, allowed, limit - beside - spare)
-    except InputError:
-        least = costs.total({atom: steps[-1] for atom, steps in allowed.items()}) + beside + spare
-        raise InputError(
-            f"--target {target} can't be met: {human(least)} of {human(original)} are left where every group "
-            "is at its least; see what is held with --dry-run -v, or try --round-to 1"
-        ) from None
-    return Choice(best_of(groups, scores, counts), counts, tuple(groups))
+    spare, found = 0.0, None
+    for _ in range(_RECOUNTS):
+        try:
+            counts = allocate(costs, curves, allowed, limit - beside - spare)
+        except InputError:
+            least = costs.total({atom: steps[-1] for atom, steps in allowed.items()}) + beside + spare
+            raise InputError(
+                f"--target {target} can't be met: {human(least)} of {human(original)} are left where every "
+                "group is at its least; see what is held with --dry-run -v, or try --round-to 1"
+            ) from None
+        choice = Choice(best_of(groups, scores, counts), counts, tuple(groups))
+        if recount is None:
+            return choice
+        whole = recount(choice)
+        if whole <= limit:
+            found = choice
+            if whole >= (1 - _NEAR) * limit:
+                break
+        # where that comes out too large, what was spared before was too little in any case
+        more = whole - costs.total(counts) - beside
+        spare = more if whole <= limit else max(more, spare + whole - limit)
+    return found or choice
 
 
 class _Allocation:

@@ -51,7 +51,7 @@ Exit codes:
   0    done
   2    a file or option cannot be used, or there is no proof; stderr says why
   3    a bug in onnx-prune: the proof failed, or worse; no file was written
-  4    nothing can be cut, or --strict and the ratio was missed
+  4    nothing can be cut, or --strict or a latency was missed
   130  stopped by Ctrl-C (143 by SIGTERM); files are as they were before
 """
 
@@ -86,7 +86,7 @@ _ALONE = {
     ),
     "scores": (("criterion",), "replaces the criterion"),
     "rounds": (
-        ("apply_plan", "save_plan", "scores", "unstructured", "apply_mask"),
+        ("apply_plan", "save_plan", "scores", "target", "unstructured", "apply_mask"),
         "ranks channels anew each time",
     ),
     "dead": (
@@ -145,8 +145,8 @@ PARAMS: list[click.Parameter] = [
         ["--target"],
         section=_REMOVE,
         metavar="WHAT=LEFT",
-        help="Leave this much of the whole model instead, a fraction or a number: macs=0.5, params=1.5M or "
-        "size=10MB. Groups lose more or less, as hurts least.",
+        help="Leave this much of the whole model instead, a fraction or a number: macs=0.5, params=1.5M, "
+        "size=10MB or latency=8ms (measured). Groups lose more or less, as hurts least.",
     ),
     Option(
         ["--global", "across"],
@@ -314,7 +314,8 @@ PARAMS: list[click.Parameter] = [
         type=Number(int),
         metavar="N",
         default=0,
-        help="Measure latency with N threads; 0, the default, leaves the choice to onnxruntime.",
+        help="Measure latency with N threads, also for --target; 0, the default, leaves the choice to "
+        "onnxruntime.",
     ),
     Option(
         ["--strict"],

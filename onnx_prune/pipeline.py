@@ -18,7 +18,6 @@ from onnx_prune import criteria, plan, samples, stages
 from onnx_prune.allocate import meet
 from onnx_prune.analyse import couple
 from onnx_prune.axes.axis import Atom
-from onnx_prune.calibration.biases import growth
 from onnx_prune.calibration.calibrator import Calibrator
 from onnx_prune.calibration.evaluate import evaluate
 from onnx_prune.choose import Choice, Scores, candidates, choose, matches, require_matches
@@ -29,6 +28,7 @@ from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune, PruneError
 from onnx_prune.follow import CannotRestate
 from onnx_prune.kept import shapes_after
+from onnx_prune.latency.timekeeper import Timekeeper
 from onnx_prune.layers import layers, pair
 from onnx_prune.model import files
 from onnx_prune.model.blame import fault
@@ -39,7 +39,7 @@ from onnx_prune.plan import Plan
 from onnx_prune.proof.prove import Proof, or_refused, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size, Whole
 from onnx_prune.runtime import RunError
-from onnx_prune.settings import Budget, Settings, Target
+from onnx_prune.settings import Budget, Settings
 from onnx_prune.shape.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
@@ -87,8 +87,12 @@ def prune(
         NotProved: onnxruntime can't run the model, or it answers nothing that could be compared.
         ProofFailed: the cut is wrong, which is our bug; nothing was written.
     """
+    asked = settings or Settings()
+    target = asked.budget.target
+    if dry_run and target is not None and target.kind == "latency":
+        raise InputError(f"target {target} is measured by running both models, which a dry run does not")
     try:
-        return _Run(source, output, settings or Settings(), save_plan, dry_run).run()
+        return _Run(source, output, asked, save_plan, dry_run).run()
     except (PruneError, OSError, MemoryError):
         raise
     except Exception:  # a bug of ours, unless the model is one that nobody can use
@@ -113,6 +117,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.calibrator = Calibrator(self.settings, self.notes)
+        self.timekeeper = Timekeeper(self.settings)
 
     def run(self) -> Result:
         settings = self.settings
@@ -123,8 +128,8 @@ class _Run:
         require_matches(coupling, settings.budget)
         barred: set[Atom] = set()
         while True:
-            choice, criterion = self._choose(coupling, barred)
             try:
+                choice, criterion = self._choose(coupling, barred)
                 with self._stage("cutting"):
                     draft = cut(coupling, choice.plan)
                 break
@@ -150,8 +155,9 @@ class _Run:
                     drift_cut, recovery = self.calibrator.recover(coupling, choice.plan, model)
             if settings.validate and model is not None:
                 with self._stage("measuring"):
+                    timed = self.timekeeper.measure if self.timekeeper.aim else None
                     drift, latency, notes = validate(
-                        coupling, model, settings, self.calibrator.data(coupling)
+                        coupling, model, settings, self.calibrator.data(coupling), timed
                     )
                 self.notes += notes
             if settings.evaluate is not None and model is not None:
@@ -164,7 +170,9 @@ class _Run:
             model = model or (draft.whole() if self.output is None else None)
         left = Graph(draft.model)
         report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
-        report = replace(report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy)
+        report = replace(
+            report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy, aim=self.timekeeper.aim
+        )
         return Result(model, written, report)
 
     @contextmanager
@@ -186,10 +194,9 @@ class _Run:
             else:
                 groups = tuple(candidates(coupling, settings.budget, barred))
                 scores, criterion = self._scores(coupling, groups)
-                if settings.budget.target is None:
-                    choice = choose(coupling, scores, settings.budget, groups)
-                else:
-                    choice = self._meet(coupling, groups, scores, settings.budget.target)
+        if settings.apply_plan is None:
+            with self._stage("choosing"):
+                choice = self._decide(coupling, groups, scores)
         if not choice.plan:
             raise NothingToPrune(_nothing(coupling, groups, settings))
         off = abs(choice.removed - choice.asked_removed)
@@ -200,24 +207,36 @@ class _Run:
             )
         return choice, criterion
 
-    def _meet(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores, target: Target) -> Choice:
-        graph = coupling.graph
+    def _decide(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores) -> Choice:
+        budget, graph = self.settings.budget, coupling.graph
+        target = budget.target
+        if target is None:
+            return choose(coupling, scores, budget, groups)
+        if target.kind == "latency":
+            return self.timekeeper.choose(coupling, groups, scores, self.calibrator.errors)
         shapes = at_batch_one(graph, coupling.shapes, coupling.probe).known
-        more = growth(graph) if self.settings.recovery in ("lstsq", "bias") else (0, 0)
-        costs = {
-            "macs": (total_macs(graph, shapes), 0),
-            "params": (graph.params(), more[0]),
-            "size": (stages.size_of(self.source, graph), more[1] + _RECORD),
+
+        def count(choice: Choice) -> int:
+            draft = cut(coupling, choice.plan)
+            smaller = Graph(draft.model)
+            params, size = self.calibrator.growth(coupling, choice.plan, smaller)
+            if target.kind == "params":
+                return smaller.params() + params
+            return stages.size_of_draft(draft) + size + _RECORD
+
+        original = {
+            "macs": total_macs(graph, shapes),
+            "params": graph.params(),
+            "size": stages.size_of(self.source, graph),
         }
-        original, spare = costs[target.kind]
         return meet(
             coupling,
             groups,
             scores,
-            self.settings.budget,
+            budget,
             shapes=shapes,
-            original=original,
-            spare=spare,
+            original=original[target.kind],
+            recount=None if target.kind == "macs" else count,
             errors=self.calibrator.errors,
         )
 

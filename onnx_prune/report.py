@@ -7,6 +7,7 @@ from typing import Any
 
 from onnx_prune.calibration.evaluate import Accuracy
 from onnx_prune.calibration.recover import Recovery
+from onnx_prune.latency.aim import Aim
 from onnx_prune.layers import Layer
 from onnx_prune.proof.prove import Proof
 from onnx_prune.validate import Drift, Latency
@@ -103,6 +104,7 @@ class Report:
         proof: the proof, None with `--no-validate` and in a dry run.
         not_proved: why there is no proof, "" where there is one.
         target: what was asked to be left instead, "" where a ratio was asked for.
+        aim: how a target in time was met; None where none was given.
         recovery: what recovery did to the cut model; None where there was none.
         drift_cut: how far the outputs were off before recovery; None where there was none.
         drift: how far the outputs moved from the unpruned model's; None where not measured.
@@ -128,6 +130,7 @@ class Report:
     proof: Proof | None = None
     not_proved: str = ""
     target: str = ""
+    aim: Aim | None = None
     recovery: Recovery | None = None
     drift_cut: Drift | None = None
     drift: Drift | None = None

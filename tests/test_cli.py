@@ -154,8 +154,16 @@ def test_calibration_options_arrive(fake: Fake) -> None:
         ),
         (
             "in.onnx o.onnx --target macs",
-            "target 'macs' is not macs, params, size with what is to be left, as in macs=0.5, params=1.5M or "
-            "size=10MB",
+            "target 'macs' is not macs, params, size, latency with what is to be left, as in macs=0.5, "
+            "params=1.5M, size=10MB or latency=8ms",
+        ),
+        (
+            "in.onnx o.onnx --target latency=0.5 --no-validate",
+            "target latency=0.5 is measured by running both models, which no-validate forbids",
+        ),
+        (
+            "in.onnx o.onnx --target macs=0.5 --rounds 2",
+            "--rounds ranks channels anew each time, so --target has no use; leave one of them out" + HINT,
         ),
         (
             "in.onnx o.onnx --target macs=0.5 --ratio 0.2",

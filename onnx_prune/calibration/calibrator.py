@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from onnx_prune import criteria
 from onnx_prune.axes.axis import Atom
 from onnx_prune.calibration import data as calibration
+from onnx_prune.calibration.biases import growth
 from onnx_prune.calibration.criteria import rank
 from onnx_prune.calibration.data import Calibration
-from onnx_prune.calibration.recover import Method, Recovery, recover
+from onnx_prune.calibration.recover import Method, Recovery, drifted, recover
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
 from onnx_prune.kept import Plan
+from onnx_prune.model.graph import Graph
 from onnx_prune.runtime import RunError
 from onnx_prune.settings import Settings
 from onnx_prune.validate import Drift, drift_feeds, measure_drift
@@ -87,6 +89,12 @@ class Calibrator:
                 f"{'its' if len(alone) == 1 else 'their'} channels, such as {alone[0].name}"
             )
         return scores
+
+    def growth(self, coupling: Coupling, plan: Plan, cut: Graph) -> tuple[int, int]:
+        """How many parameters and bytes recovery adds to a cut model at most."""
+        if self._settings.recovery not in ("lstsq", "bias"):
+            return 0, 0
+        return growth(cut, drifted(coupling, plan))
 
     def recover(
         self, coupling: Coupling, plan: Plan, model: onnx.ModelProto
