@@ -36,11 +36,15 @@ class Read(HTMLParser):
         self._table = ""
         self.feed(page)
         self.close()
+        for rows in self.rows.values():
+            rows[:] = [[" ".join(cell.split()) for cell in row] for row in rows]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: D102
         found = dict(attrs)
         self.tags.append((tag, found))
         self._open.append(tag)
+        if self._table and any(self.rows[self._table][-1:]) and tag != "wbr":
+            self.rows[self._table][-1][-1] += " "
         if tag == "data" and found.get("data-json"):
             self.numbers.append((found["data-json"] or "", found["value"] or ""))
         elif tag == "table":
@@ -61,7 +65,7 @@ class Read(HTMLParser):
             return
         self.text += data
         if self._table and any(self.rows[self._table][-1:]):
-            self.rows[self._table][-1][-1] += " ".join(data.split()) + " " * bool(data.strip())
+            self.rows[self._table][-1][-1] += data
 
 
 def at(document: Any, key: str) -> Any:
