@@ -87,6 +87,7 @@ LAYERS = [
     {"report", "calibration.regained", "calibration.calibrator", "sparse.report", "sparse.drift"},
     {"sparse.sparsify", "sparse.show", "html.spread", "html.render"},
     {"html.common"},
+    {"html.staircase"},
     {"html.structured", "html.unstructured"},
     {"html.write"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},

@@ -70,7 +70,7 @@ def small_lines(lines: Sequence[Line]) -> str:
     """Lines from the ground up, no larger than a word, as SVG."""
     figure, [axes] = _figure(150, 36, 1, bare=True)
     figure.subplots_adjust(0.03, 0.06, 0.97, 0.9)
-    _lines(axes, lines, 2.5)
+    _lines(axes, lines)
     return _svg(figure)
 
 
@@ -85,7 +85,7 @@ def lines(every: Sequence[Line], places: str, title: str) -> tuple[str, str]:
     drawn = []
     for width in (_WIDE, _NARROW):
         figure, [axes] = _figure(width, 260, 1)
-        top = _lines(axes, every, 3)
+        top = _lines(axes, every)
         axes.set_yticks([0, top], ["0", f"{top:.3g}"])
         axes.set_title(title, loc="left", fontsize=_FONT, color=_COLOURS[_TEXT])
         axes.set_xlabel(places, fontsize=_FONT, color=_COLOURS[_TEXT], labelpad=2)
@@ -93,7 +93,7 @@ def lines(every: Sequence[Line], places: str, title: str) -> tuple[str, str]:
     return drawn[0], drawn[1]
 
 
-def _lines(axes: Axes, every: Sequence[Line], dot: float) -> float:
+def _lines(axes: Axes, every: Sequence[Line]) -> float:
     """The strong ones last, which is on top.
 
     Returns:
@@ -104,9 +104,8 @@ def _lines(axes: Axes, every: Sequence[Line], dot: float) -> float:
         there = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
         top = max(top, *(y for _, y in there), 0.0)
         colour, width = (_COLOURS[AFTER], 1.6) if line.strong else (_COLOURS[BEFORE], 1.0)
-        axes.plot(*zip(*there, strict=True), color=colour, linewidth=width, clip_on=False)
-        if line.strong:
-            axes.scatter(*zip(*there, strict=True), s=dot**2, color=colour, linewidths=0, clip_on=False)
+        x, y = [place for place, _ in there], [value for _, value in there]
+        axes.plot(x, y, color=colour, linewidth=width, clip_on=False)
     axes.set_ylim(0, top or 1)
     return top
 
