@@ -66,11 +66,11 @@ def thumbnail(before: Sequence[int], after: Sequence[int] | None) -> str:
     return _svg(figure)
 
 
-def small_lines(lines: Sequence[Line]) -> str:
-    """Lines from the ground up, no larger than a word, as SVG."""
+def small_lines(lines: Sequence[Line], top: float = 0.0) -> str:
+    """Lines from the ground up, no larger than a word, as SVG; up to `top` where they end below."""
     figure, [axes] = _figure(150, 36, 1, bare=True)
     figure.subplots_adjust(0.03, 0.06, 0.97, 0.9)
-    _lines(axes, lines)
+    axes.set_ylim(0, max(_lines(axes, lines), top) or 1)
     return _svg(figure)
 
 
