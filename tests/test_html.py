@@ -16,6 +16,8 @@ from onnx_prune.calibration.evaluate import Accuracy
 from onnx_prune.calibration.recover import Recovery, Refit
 from onnx_prune.cli import main
 from onnx_prune.errors import Unwritable
+from onnx_prune.latency.aim import Aim
+from onnx_prune.latency.staircase import Stair
 from onnx_prune.model import files
 from onnx_prune.report import HeldBack, Report, Whole
 from onnx_prune.show import as_json
@@ -280,3 +282,27 @@ def test_a_report_that_cannot_be_written_says_so(monkeypatch: pytest.MonkeyPatch
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == "onnx-prune: error: 'r.html': no space left on device; free some\n"
     assert (Path("out.onnx").exists(), Path("r.html").exists()) == (True, False)
+
+
+def test_the_staircase_of_a_target_in_time() -> None:
+    table = Stair(("Conv a", "Conv b"), (8, 16), (4, 8), ((1.0, 2.0), (1.5, 3.0)), True)
+    alone = Stair(("Gemm c",), (8, 16), (0,), ((1.0,), (2.0,)), False)
+    report = resnet50(aim=Aim("latency=0.5", 1, (1.05, 0.98), 0.01, (table, alone)))
+    read = Read(html(report))
+    assert wrong(read.numbers, json.loads(as_json(report))) == []
+    first, second = read.rows["stairrows"][1:]
+    assert first[1:6] == [
+        "Conv a and 1 more layer alike Conv b",
+        "16 2 widths",
+        "8 2 widths",
+        "1.00 ms",
+        "3.00 ms",
+    ]
+    assert second[1:6] == [
+        "Gemm c not run alone: estimated from its MACs",
+        "16 2 widths",
+        "",
+        "1.00 ms",
+        "2.00 ms",
+    ]
+    assert "1 correction after measuring end to end: 1.050, 0.980 of the target each time" in read.text

@@ -114,6 +114,7 @@ LAYERS = [
     {"curves.sensitivity", "curves.work", "curves.workers", "curves.measure", "curves.losses"},
     {"curves.show", "curves.plot"},
     {"html.common"},
+    {"html.staircase"},
     {"html.structured", "html.unstructured"},
     {"html.write"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},

@@ -33,6 +33,7 @@ from onnx_prune.html.page import (
     compared,
 )
 from onnx_prune.html.spread import Spread, drawings
+from onnx_prune.html.staircase import staircase
 from onnx_prune.report import GroupCut, Report
 from onnx_prune.words import duration, human, scientific, share, some
 
@@ -150,6 +151,8 @@ class _Structured:
                 "What each layer costs, in the order of the graph, and how the weights are spread.",
                 (self._costs(), *spread_chart(self.spreads.values())),
             )
+        if report.aim is not None:
+            yield staircase(report.aim)
         if report.held:
             yield Section(
                 "held",
