@@ -7,7 +7,7 @@ met; what the last step took too much is given back where it helps most.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod as product
 
 import numpy as np
@@ -22,7 +22,7 @@ from onnx_prune.kept import size_kept
 from onnx_prune.model import tensors
 from onnx_prune.model.graph import weight_of
 from onnx_prune.model.nodes import Node
-from onnx_prune.settings import Budget
+from onnx_prune.settings import Budget, Target
 from onnx_prune.words import human
 
 Counts = Mapping[Atom, int]
@@ -122,6 +122,23 @@ def curve(scores: NDArray[np.float64], *, cumulative: bool) -> NDArray[np.float6
     return np.concatenate([[0.0], ascending])
 
 
+def as_left(coupling: Coupling, choice: Choice, budget: Budget, shapes: Shapes) -> Budget:
+    """The budget with a target in place of its ratio: the parameters that a choice by the ratio leaves.
+
+    Args:
+        coupling: the analysed model.
+        choice: what the ratio alone would keep.
+        budget: what was asked for; its target, if it has one, holds.
+        shapes: of all tensors before the cut.
+    """
+    if budget.target is not None:
+        return budget
+    costs = bill(coupling, "params", shapes, choice.groups)
+    kept = {atom: int(mask.sum()) for atom, mask in choice.plan.items()}
+    left = coupling.graph.params() - (costs.total({}) - costs.total(kept))
+    return replace(budget, target=Target("params", left, True, f"params={left:.0f}"))
+
+
 def widths_allowed(coupling: Coupling, groups: Sequence[Group], budget: Budget) -> dict[Atom, list[int]]:
     """The counts that each group may keep, from all down to the least; whole layers meet their multiple."""
     widths = widths_of(coupling)
@@ -166,6 +183,7 @@ def meet(
     original: int,
     spare: int = 0,
     errors: Collection[Atom] = (),
+    losses: Mapping[Atom, NDArray[np.float64]] | None = None,
 ) -> Choice:
     """Which channels stay so that the budget's target is met.
 
@@ -178,6 +196,7 @@ def meet(
         original: what the model costs before the cut, of the target's kind.
         spare: how much is kept free for what recovery adds.
         errors: groups whose scores are losses already, see `curve`.
+        losses: for each group its loss by channels removed, where that was measured.
 
     Raises:
         InputError: the target can't be met.
@@ -185,7 +204,7 @@ def meet(
     target = budget.target
     assert target is not None
     costs = bill(coupling, target.kind, shapes, groups)
-    curves = {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in groups}
+    curves = losses or {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in groups}
     beside = original - costs.total({})
     allowed = widths_allowed(coupling, groups, budget)
     limit = target.amount if target.absolute else target.amount * original

@@ -45,11 +45,12 @@ def main(ctx: click.Context, /, **given: Any) -> None:
     settings = Settings(
         budget=Budget(
             **{name: given[name] for name in _BUDGET},
-            layer_ratios=tuple(given["layer_ratios"]),
+            layer_ratios=() if given["layer_ratios"] == "auto" else tuple(given["layer_ratios"]),
             target=None if given["target"] is None else target(given["target"]),
         ),
         criterion=given["criterion"],
         scores=_path(given["scores"]),
+        sensitivity="auto" if given["layer_ratios"] == "auto" else _path(given["sensitivity"]),
         apply_plan=_path(given["apply_plan"]),
         validate=not given["no_validate"],
         data=given["data"],

@@ -77,23 +77,34 @@ _FILES = {  # of a run beside its models
 
 _ALONE = {
     "target": (("ratio", "across", "layer_ratios", "strict"), "says how much is left"),
+    "sensitivity": (("across", "layer_ratios"), "says how much of each group goes"),
     "apply_plan": (
         (
-            *("ratio", "target", "across", "criterion", "scores", "layer_ratios", "mixed", "attention"),
+            *(
+                "sensitivity",
+                "ratio",
+                "target",
+                "across",
+                "criterion",
+                "scores",
+                "layer_ratios",
+                "mixed",
+                "attention",
+            ),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict"),
         ),
         "says what is cut",
     ),
     "scores": (("criterion",), "replaces the criterion"),
     "rounds": (
-        ("apply_plan", "save_plan", "scores", "unstructured", "apply_mask"),
+        ("apply_plan", "save_plan", "scores", "sensitivity", "unstructured", "apply_mask"),
         "ranks channels anew each time",
     ),
     "dead": (
         (
             *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention", "apply_plan"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict", "unstructured", "apply_mask"),
-            *("rounds", "target", "data", "recover"),
+            *("rounds", "target", "data", "recover", "sensitivity"),
         ),
         "removes what says nothing, and nothing else",
     ),
@@ -105,8 +116,10 @@ _ALONE = {
 
 def _layer_ratio(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[str, float]]:
+) -> list[tuple[str, float]] | str:
     pairs = []
+    if values == ("auto",):
+        return "auto"
     for value in values:
         glob, _, ratio = value.rpartition("=")
         try:
@@ -114,7 +127,10 @@ def _layer_ratio(
         except ValueError:
             glob = ""
         if not glob:
-            raise click.BadParameter(f"{plain(value)!r} is not GLOB=R, as in 'layer4.*=0.3'", ctx, param)
+            alone = "; auto stands alone" if value == "auto" else ""
+            raise click.BadParameter(
+                f"{plain(value)!r} is not GLOB=R, as in 'layer4.*=0.3'{alone}", ctx, param
+            )
     return pairs
 
 
@@ -172,9 +188,16 @@ PARAMS: list[click.Parameter] = [
         ["--layer-ratio", "layer_ratios"],
         section=_REMOVE,
         multiple=True,
-        metavar="GLOB=R",
+        metavar="GLOB=R|auto",
         callback=_layer_ratio,
-        help="Use another ratio where GLOB matches a weight or node; may be repeated, the last match counts.",
+        help="Use another ratio where GLOB matches a weight or node; may be repeated, the last match counts. "
+        "auto measures what each group can spare, and leaves as many parameters as --ratio alone.",
+    ),
+    Option(
+        ["--sensitivity"],
+        section=_REMOVE,
+        metavar="FILE.json",
+        help="The same by curves that onnx-prune sensitivity has measured; --target works with it, too.",
     ),
     Option(
         ["--attention"],
@@ -372,6 +395,12 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     if given["output"] is None and not given["dry_run"]:
         raise click.UsageError("name the file to write after the model, or give --dry-run")
     names = given_names(ctx)
+    if given["layer_ratios"] == "auto":
+        beside = [names[o] for o in ("across", "rounds", "unstructured", "apply_mask") if o in names]
+        if beside:
+            raise click.UsageError(
+                f"--layer-ratio auto shares channels out, so {beside[0]} has no use; leave one of them out"
+            )
     options_sparse.check(names, given)
     for one, (others, why) in _ALONE.items():
         for other in others:
@@ -382,7 +411,7 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     for name in ("input_mean", "input_std", "input_range"):
         if name in names and given["data"] != "synthetic":
             raise click.UsageError(f"{names[name]} describes synthetic inputs; give --data synthetic with it")
-    for name in ("source", "scores", "data", "drift_data", "evaluate", "apply_plan"):
+    for name in ("source", "scores", "sensitivity", "data", "drift_data", "evaluate", "apply_plan"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
     for name in ("output", "save_plan", "report"):

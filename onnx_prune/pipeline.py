@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import criteria, plan, samples, stages
-from onnx_prune.allocate import meet
+from onnx_prune.allocate import as_left, meet
 from onnx_prune.analyse import couple
 from onnx_prune.axes.axis import Atom
 from onnx_prune.calibration.biases import growth
@@ -39,7 +39,7 @@ from onnx_prune.plan import Plan
 from onnx_prune.proof.prove import Proof, or_refused, prove
 from onnx_prune.report import GroupCut, HeldBack, Report, Size, Whole
 from onnx_prune.runtime import RunError
-from onnx_prune.settings import Budget, Settings, Target
+from onnx_prune.settings import Budget, Settings
 from onnx_prune.shape.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
@@ -186,10 +186,10 @@ class _Run:
             else:
                 groups = tuple(candidates(coupling, settings.budget, barred))
                 scores, criterion = self._scores(coupling, groups)
-                if settings.budget.target is None:
+                if settings.sensitivity is None and settings.budget.target is None:
                     choice = choose(coupling, scores, settings.budget, groups)
                 else:
-                    choice = self._meet(coupling, groups, scores, settings.budget.target)
+                    choice = self._meet(coupling, groups, scores)
         if not choice.plan:
             raise NothingToPrune(_nothing(coupling, groups, settings))
         off = abs(choice.removed - choice.asked_removed)
@@ -200,9 +200,14 @@ class _Run:
             )
         return choice, criterion
 
-    def _meet(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores, target: Target) -> Choice:
-        graph = coupling.graph
+    def _meet(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores) -> Choice:
+        graph, budget, losses = coupling.graph, self.settings.budget, None
         shapes = at_batch_one(graph, coupling.shapes, coupling.probe).known
+        if self.settings.sensitivity is not None:
+            losses = self._losses(coupling, groups, scores)
+            budget = as_left(coupling, choose(coupling, scores, budget, groups), budget, shapes)
+        target = budget.target
+        assert target is not None
         more = growth(graph) if self.settings.recovery in ("lstsq", "bias") else (0, 0)
         costs = {
             "macs": (total_macs(graph, shapes), 0),
@@ -214,12 +219,29 @@ class _Run:
             coupling,
             groups,
             scores,
-            self.settings.budget,
+            budget,
             shapes=shapes,
             original=original,
-            spare=spare,
+            spare=spare if self.settings.budget.target else 0,
             errors=self.calibrator.errors,
+            losses=losses,
         )
+
+    def _losses(
+        self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores
+    ) -> Mapping[Atom, NDArray[np.float64]]:
+        """What the loss of channels costs each group, as it was measured, or is now."""
+        from onnx_prune.curves import sensitivity
+        from onnx_prune.curves.losses import losses
+        from onnx_prune.curves.measure import hash_of, of_scores
+
+        given = self.settings.sensitivity
+        if isinstance(given, Path):
+            found = sensitivity.read(given)
+        else:
+            found = of_scores(coupling, groups, scores, self.settings, self.calibrator)
+        self.notes.append(f"shared out by how each group alone moved the answers on {found.data}")
+        return losses(found, groups, hash_of(coupling.graph))
 
     def _scores(
         self, coupling: Coupling, groups: tuple[Group, ...]

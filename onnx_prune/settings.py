@@ -136,6 +136,8 @@ class Settings:
         criterion: name of the criterion, see `onnx_prune.criteria.CRITERIA` and
             `onnx_prune.calibration.criteria.CALIBRATED`; None is "obs" with data and "l1" without.
         scores: the user's own scores instead: a .npz file, or arrays by weight name.
+        sensitivity: measured curves that say how much of each group goes: their file, or "auto" to measure
+            them now.
         apply_plan: a plan file to replay instead of choosing.
         validate: prove the cut and run both models; False writes an unproved file.
         data: calibration inputs: a .npz file or a folder, "synthetic", or sets of inputs.
@@ -158,6 +160,7 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     criterion: str | None = None
     scores: Path | Mapping[str, NDArray[Any]] | None = None
+    sensitivity: Path | Literal["auto"] | None = None
     apply_plan: Path | None = None
     validate: bool = True
     data: str | Path | Iterable[Mapping[str, NDArray[Any]]] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -183,6 +183,22 @@ def measure_latency(
         RunError: onnxruntime can't run one of them.
     """
     sessions = [Session(model, folder, optimize=True, threads=threads) for model in (original, small)]
+    return take_turns(sessions, feeds, threads=threads, budget_seconds=budget_seconds, clock=clock)
+
+
+def take_turns(
+    sessions: Sequence[Session],
+    feeds: Feeds,
+    *,
+    threads: int = 0,
+    budget_seconds: float = 3.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Time two sessions in turns; see `measure_latency`, of which the other arguments are.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
     for session in sessions:
         session.run(feeds)
         session.run(feeds)

@@ -15,7 +15,7 @@ import onnx_prune
 ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
-    {"errors", "axes.axis", "words", "calibration.gram"},
+    {"errors", "axes.axis", "words", "calibration.gram", "comparison.distance"},
     {"html.chart", "html.page", "terminal.extras"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
     {
@@ -84,11 +84,14 @@ LAYERS = [
     {"proof.prove", "validate", "explanation.why", "calibration.recover", "calibration.evaluate"},
     {"report", "calibration.regained", "calibration.calibrator", "sparse.report", "sparse.drift"},
     {"sparse.sparsify", "sparse.show", "html.spread", "html.render"},
+    {"curves.sensitivity", "curves.work", "curves.workers", "curves.measure", "curves.losses"},
+    {"curves.show", "curves.plot"},
     {"html.common"},
-    {"html.structured", "html.unstructured"},
+    {"html.structured", "html.unstructured", "html.curves"},
     {"html.write"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
+    {"comparison.compare", "comparison.limits", "comparison.show"},
     {"verbs"},
     {"terminal.program"},
     {"cli", "__init__"},
@@ -100,9 +103,17 @@ DOORS = {
     "onnx_graphsurgeon": {"model.graph"},
     "onnxruntime": {"runtime"},
     "click": {"cli", "terminal.command", "options", "sparse.options", "terminal.program", "verbs"},
-    "rich": {"terminal.page", "show", "explanation.show", "sparse.show", "terminal.working"},
+    "rich": {
+        "terminal.page",
+        "show",
+        "explanation.show",
+        "sparse.show",
+        "terminal.working",
+        "comparison.show",
+        "curves.show",
+    },
     "torch": set(),
-    "matplotlib": {"html.chart"},
+    "matplotlib": {"html.chart", "curves.plot"},
     "jinja2": {"html.render"},
 }
 

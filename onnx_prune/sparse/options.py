@@ -19,7 +19,7 @@ SECTION = "Single weights instead of channels"
 _OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot")
 _CHANNELS = (
     *("mixed", "attention", "round_to", "min_channels", "max_ratio", "strict"),
-    *("apply_plan", "save_plan", "threads", "target", "recover", "evaluate"),
+    *("apply_plan", "save_plan", "threads", "target", "recover", "evaluate", "sensitivity"),
     *("input_mean", "input_std", "input_range", "memory"),
 )
 _CHOOSING = (
