@@ -63,3 +63,14 @@ def test_files() -> None:
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     assert struct.unpack(">II", png[16:24]) == (1280, 600)
     assert svg == chart.spread_file(BEFORE, AFTER, 4.0, "svg")
+
+
+def test_lines_go_through_their_values_and_leave_out_what_is_not_finite() -> None:
+    thick = chart.Line([0, 1, 2], [0.0, 4.0, float("inf")], True)
+    wide, narrow = chart.lines([thick, chart.Line([0, 1, 2], [0.0, 1.0, 2.0], False)], "there", "much")
+    assert {"there", "much", "4"} <= {text.text for text in ElementTree.fromstring(wide).iter("text")}
+    found = [p for p in ElementTree.fromstring(narrow).iter("path") if "fill: none" in p.get("style", "")]
+    assert [
+        len(re.findall(r"[MLHV]", p.get("d", ""))) for p in found if "--line" not in p.get("style", "")
+    ] == [3, 2]
+    assert len(chart.small_lines([thick])) < 800

@@ -7,6 +7,7 @@ light, dark and print are matters of style.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,12 +43,71 @@ class Steps:
     after: Sequence[float] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Values that were measured at some places, and are joined.
+
+    Attributes:
+        x: places.
+        y: a value at each; what is not finite is left out.
+        strong: whether it stands before the others.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    strong: bool
+
+
 def thumbnail(before: Sequence[int], after: Sequence[int] | None) -> str:
     """Two histograms over each other, no larger than a word, as SVG."""
     figure, [axes] = _figure(150, 36, 1, bare=True)
     _stairs(axes, Steps("", before, after))
     axes.set_ylim(0, max(*before, *(after or ()), 1))
     return _svg(figure)
+
+
+def small_lines(lines: Sequence[Line], top: float = 0.0) -> str:
+    """Lines from the ground up, no larger than a word, as SVG; up to `top` where they end below."""
+    figure, [axes] = _figure(150, 36, 1, bare=True)
+    figure.subplots_adjust(0.03, 0.06, 0.97, 0.9)
+    axes.set_ylim(0, max(_lines(axes, lines), top) or 1)
+    return _svg(figure)
+
+
+def lines(every: Sequence[Line], places: str, title: str) -> tuple[str, str]:
+    """Lines with their axes: wide and narrow SVG.
+
+    Args:
+        every: what is drawn.
+        places: what x is.
+        title: what y is.
+    """
+    drawn = []
+    for width in (_WIDE, _NARROW):
+        figure, [axes] = _figure(width, 260, 1)
+        top = _lines(axes, every)
+        axes.set_yticks([0, top], ["0", f"{top:.3g}"])
+        axes.set_title(title, loc="left", fontsize=_FONT, color=_COLOURS[_TEXT])
+        axes.set_xlabel(places, fontsize=_FONT, color=_COLOURS[_TEXT], labelpad=2)
+        drawn.append(_svg(figure))
+    return drawn[0], drawn[1]
+
+
+def _lines(axes: Axes, every: Sequence[Line]) -> float:
+    """The strong ones last, which is on top.
+
+    Returns:
+        The largest value.
+    """
+    top = 0.0
+    for line in sorted(every, key=lambda line: line.strong):
+        there = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+        top = max(top, *(y for _, y in there), 0.0)
+        colour, width = (_COLOURS[AFTER], 1.6) if line.strong else (_COLOURS[BEFORE], 1.0)
+        x, y = [place for place, _ in there], [value for _, value in there]
+        axes.plot(x, y, color=colour, linewidth=width, clip_on=False)
+    axes.set_ylim(0, top or 1)
+    return top
 
 
 def spread(before: Sequence[int], after: Sequence[int] | None, reach: float) -> tuple[str, str]:
