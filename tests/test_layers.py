@@ -115,7 +115,7 @@ LAYERS = [
     {"curves.show", "curves.plot"},
     {"html.common"},
     {"html.staircase"},
-    {"html.structured", "html.unstructured"},
+    {"html.structured", "html.unstructured", "html.curves"},
     {"html.write"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},

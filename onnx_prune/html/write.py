@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
-from onnx_prune.html import structured, unstructured
+from onnx_prune.curves.sensitivity import Sensitivity
+from onnx_prune.html import curves, structured, unstructured
 from onnx_prune.html.common import Origin, sha256
 from onnx_prune.html.page import Page
 from onnx_prune.html.render import render
@@ -50,6 +52,20 @@ def write_weights(
     found = {} if before is None else spreads({row.name: [row.name] for row in report.layers}, before, after)
     origin = Origin(command, tuple(_hashes(report.source, report.output, before, after, also)))
     _write(path, unstructured.page(report, found, origin))
+
+
+def write_curves(
+    path: str | Path,
+    found: Sensitivity,
+    *,
+    command: str = "",
+    also: Mapping[str, str | Path] | None = None,
+) -> None:
+    """Write the page of measured curves; see `write_channels`."""
+    before, _ = _models(found.source, None)
+    origin = Origin(command, tuple(_hashes(found.source, None, before, None, also)))
+    versions = {name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")}
+    _write(path, curves.page(found, versions, origin))
 
 
 def _models(source: str | None, output: str | None) -> tuple[Graph | None, Graph | None]:

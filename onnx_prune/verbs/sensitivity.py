@@ -9,7 +9,8 @@ import click
 
 from onnx_prune.errors import InputError
 from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, Budget, Settings
-from onnx_prune.terminal.command import Choice, Number, Numbers, Option, command, printing
+from onnx_prune.terminal.command import Choice, Number, Numbers, Option, called, command, printing
+from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.terminal.working import working
 
@@ -26,6 +27,8 @@ Examples:
       keep it, and share out by it; a run that was stopped goes on
   onnx-prune sensitivity in.onnx --ratios 0.5 --jobs 1 --plot sens.svg
       a drawing, of one point each
+  onnx-prune sensitivity in.onnx --report sens.html
+      the same as a page for a browser
 """
 _ON, _CUT, _HOW, _OUTPUT = "What it is measured on", "What is cut", "How it is measured", "Output"
 PARAMS: list[click.Parameter] = [
@@ -81,6 +84,12 @@ PARAMS: list[click.Parameter] = [
         help="Keep what is measured, after each group; what is there is used again.",
     ),
     Option(["--plot"], section=_OUTPUT, metavar="FILE", help="Draw the curves, as .svg or .png."),
+    Option(
+        ["--report"],
+        section=_OUTPUT,
+        metavar="FILE.html",
+        help="Write the curves as a page for a browser; needs onnx-prune[report].",
+    ),
     Option(["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print one JSON document."),
     Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
 ]
@@ -109,6 +118,12 @@ def sensitivity(**given: Any) -> None:
         )
         if given["plot"] is not None:
             plot(found, Path(given["plot"]))
+        if given["report"] is not None:
+            progress("writing the report")
+            from onnx_prune.html.write import write_curves
+
+            data = {} if given["data"] in (None, "synthetic") else {"data": given["data"]}
+            write_curves(given["report"], found, command=called(click.get_current_context()), also=data)
     from onnx_prune.curves.sensitivity import to_json
     from onnx_prune.curves.show import show
     from onnx_prune.terminal.page import console
@@ -127,10 +142,12 @@ def _check(given: dict[str, Any]) -> None:
     for name in ("source", "data"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
-    for name in ("cache", "plot"):
+    for name in ("cache", "plot", "report"):
         if given[name] is not None:
             require_place(Path(given[name]))
             if Path(given[name]).resolve() == Path(given["source"]).resolve():
                 raise InputError(f"--{name} {given[name]!r} is the model itself; name another file")
     if given["plot"] is not None and Path(given["plot"]).suffix.lower() not in (".svg", ".png"):
         raise click.UsageError(f"--plot {given['plot']!r} is neither .svg nor .png")
+    if given["report"] is not None:
+        require_extra("--report", "report", ("matplotlib", "jinja2"))
