@@ -35,11 +35,13 @@ class Reader:
         layer: the layer.
         matrix: its weight as matrices, shape (groups, results, width).
         blocks: for each channel of the group the columns that read it, shape (channels, columns).
+        weight: what an error of its result counts beside those of other layers.
     """
 
     layer: Linear
     matrix: Array
     blocks: NDArray[np.intp]
+    weight: float = 1.0
 
     @property
     def width(self) -> int:

@@ -118,13 +118,18 @@ class Correlated:
         self._left = self._left[left]
 
 
-def eliminate(parts: Sequence[Part], channels: int, width: int) -> Errors:
+def eliminate(
+    parts: Sequence[Part], channels: int, width: int, weights: Sequence[float] | None = None
+) -> Errors:
     """Remove channel after channel.
+
+    What goes next is what all layers together lose least by, whatever their weights.
 
     Args:
         parts: the layers that read the channels, one or more.
         channels: how many there are.
         width: inputs of the widest layer.
+        weights: what the error of each layer counts; all alike by default.
 
     Returns:
         For each channel the error, relative to the variance of the result and summed over the layers, once it
@@ -139,12 +144,13 @@ def eliminate(parts: Sequence[Part], channels: int, width: int) -> Errors:
     """
     alive = np.arange(channels)
     errors, error = np.zeros(channels), 0.0
+    counting = [1.0] * len(parts) if weights is None else weights
     while alive.size:
         costs = np.sum([p.costs(alive) for p in parts], axis=0)
         step = 1 if width <= _ONE_BY_ONE else max(1, alive.size // _STEP)
         order = np.argsort(costs, kind="stable")[:step]
         gone = alive[order]
-        added = sum(p.remove(gone) for p in parts)
+        added = sum(weight * p.remove(gone) for p, weight in zip(parts, counting, strict=True))
         shares = np.cumsum(np.maximum(costs[order], 0.0))
         errors[gone] = error + added * (shares / shares[-1] if shares[-1] > 0 else 1.0)
         error += added
