@@ -73,6 +73,7 @@ class Correlated:
 
     def __init__(self, gram: Gram, matrix: Array, blocks: Blocks) -> None:
         h = gram.covariance
+        h = _shrunk(h, gram.count)
         self._weight = matrix.astype(np.float64)
         total = float(np.einsum("god,god->", self._weight @ h, self._weight))
         self._total = total if total > 0 else np.inf
@@ -116,6 +117,30 @@ class Correlated:
         self._weight = self._weight[:, :, left]
         self._blocks = np.where(self._blocks < 0, -1, place[self._blocks])
         self._left = self._left[left]
+
+
+def _shrunk(h: Errors, rows: int) -> Errors:
+    """Covariances with their off-diagonals shrunk by as much as few rows overstate them.
+
+    Where a layer reads more numbers than there are samples, as behind a flattened image, any of them can be had
+    from the others, on these samples.  Chen, Wiesel, Eldar, Hero 2010, "Shrinkage Algorithms for MMSE Covariance
+    Estimation", equation 23 (OAS), on correlations.
+
+    Example:
+        >>> h = np.array([[[4.0, 2.0], [2.0, 1.0]]])
+        >>> _shrunk(h, 9).tolist(), _shrunk(h, 10**9).round(6).tolist()
+        ([[[4.0, 1.5555555555555556], [1.5555555555555556, 1.0]]], [[[4.0, 2.0], [2.0, 1.0]]])
+    """
+    width = h.shape[1]
+    diagonal = np.einsum("gdd->gd", h)
+    spread = np.sqrt(np.maximum(diagonal, np.finfo(float).tiny))
+    squares = np.square(h / (spread[:, :, None] * spread[:, None, :])).sum((1, 2))
+    excess = (rows + 1 - 2 / width) * (squares - width)
+    share = ((1 - 2 / width) * squares + width**2) / np.maximum(excess, np.finfo(float).tiny)
+    kept = 1 - np.clip(share, 0.0, 1.0)[:, None, None]
+    found = h * kept
+    np.einsum("gdd->gd", found)[...] = diagonal
+    return np.asarray(found)
 
 
 def eliminate(
