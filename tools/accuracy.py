@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from onnx_prune import prune
 from onnx_prune.runtime import Session
-from onnx_prune.settings import CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
+from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 
 MODELS = Path(__file__).parent.parent / "models"
 _BATCH = 500
@@ -66,6 +66,7 @@ class Task:
     recover: str
     samples: int
     seed: int
+    attention: str = "auto"
 
     @property
     def blind(self) -> bool:
@@ -76,6 +77,7 @@ class Task:
         """What `prune` is told."""
         amount = "target" if isinstance(self.amount, str) else "ratio"
         options: dict[str, Any] = {amount: self.amount, "criterion": self.criterion, "round_to": 1}
+        options["attention"] = self.attention
         if self.blind:
             return options
         if not self.samples:
@@ -156,6 +158,7 @@ def row(pool: ProcessPoolExecutor, tasks: list[Task]) -> str:
 @click.option("--criterion", "criteria", multiple=True)
 @click.option("--recover", "recoveries", multiple=True)
 @click.option("--samples", "sizes", multiple=True, type=int, help="0 for synthetic images.")
+@click.option("--attention", type=click.Choice(ATTENTION), default="auto", help="Heads or their dims.")
 @click.option("--draws", type=int, default=3)
 def main(
     models: tuple[Path, ...],
@@ -165,6 +168,7 @@ def main(
     criteria: tuple[str, ...],
     recoveries: tuple[str, ...],
     sizes: tuple[int, ...],
+    attention: str,
     draws: int,
 ) -> None:
     """Print a line for each combination."""
@@ -182,7 +186,7 @@ def main(
     asked = chain.from_iterable(product(s.amounts, s.criteria, s.recoveries, s.sizes) for s in sweeps)
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for (amount, criterion, recover, size), model in product(list(asked), networks):
-            task = Task(model, sample, amount, criterion, recover, size, 0)
+            task = Task(model, sample, amount, criterion, recover, size, 0, attention)
             seeds = range(draws if size and not task.blind else 1)
             print(row(pool, [replace(task, seed=seed) for seed in seeds]), flush=True)
 

@@ -129,7 +129,7 @@ def growth(graph: Graph) -> tuple[int, int]:
     """
     params = size = 0
     for node in graph.nodes:
-        layer = linear(graph, node)
+        layer = linear(graph, node, behind=True)
         if layer is not None and _operand(node, layer.bias) not in graph.weights:
             results = layer.results_of(graph.dims(layer.stored))
             params += results

@@ -53,7 +53,7 @@ def readers(coupling: Coupling) -> dict[Atom, list[Reader]]:
     """For each group's atom the layers with constant weights that sum over its channels."""
     found: dict[Atom, list[Reader]] = {group.atom: [] for group in coupling.groups}
     for bound in coupling.bound:
-        layer = linear(coupling.graph, bound.node)
+        layer = linear(coupling.graph, bound.node, behind=True)
         if layer is None or coupling.key(bound.node, layer.weight) in coupling.codes:
             continue
         matrix = layer.matrix(real(coupling, layer.stored))
@@ -69,8 +69,9 @@ def _columns(coupling: Coupling, bound: Bound, layer: Linear) -> dict[Atom, NDAr
     if dims is None:
         return {}
     dim, found = layer.inner(shape), {}
-    for atom in dict.fromkeys(atoms(dims[dim])):
-        positions, channels = owner(dims[dim], atom)
+    axis = dims[layer.inner_operand(shape)]
+    for atom in dict.fromkeys(atoms(axis)):
+        positions, channels = owner(axis, atom)
         if len(set(positions.tolist())) < len(positions):
             continue  # a position that belongs to two channels
         of = np.full(shape[dim], -1)

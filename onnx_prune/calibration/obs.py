@@ -72,8 +72,7 @@ class Correlated:
     """
 
     def __init__(self, gram: Gram, matrix: Array, blocks: Blocks) -> None:
-        h = gram.covariance
-        h = _shrunk(h, gram.count)
+        h = shrunk(gram.covariance, gram.count)
         self._weight = matrix.astype(np.float64)
         total = float(np.einsum("god,god->", self._weight @ h, self._weight))
         self._total = total if total > 0 else np.inf
@@ -119,16 +118,16 @@ class Correlated:
         self._left = self._left[left]
 
 
-def _shrunk(h: Errors, rows: int) -> Errors:
+def shrunk(h: Errors, rows: int) -> Errors:
     """Covariances with their off-diagonals shrunk by as much as few rows overstate them.
 
-    Where a layer reads more numbers than there are samples, as behind a flattened image, any of them can be had
-    from the others, on these samples.  Chen, Wiesel, Eldar, Hero 2010, "Shrinkage Algorithms for MMSE Covariance
-    Estimation", equation 23 (OAS), on correlations.
+    Where a layer reads more numbers than there are samples, as behind a flattened image, any of them can be
+    had from the others, on these samples.  Chen, Wiesel, Eldar, Hero 2010, "Shrinkage Algorithms for MMSE
+    Covariance Estimation", equation 23 (OAS), on correlations.
 
     Example:
         >>> h = np.array([[[4.0, 2.0], [2.0, 1.0]]])
-        >>> _shrunk(h, 9).tolist(), _shrunk(h, 10**9).round(6).tolist()
+        >>> shrunk(h, 9).tolist(), shrunk(h, 10**9).round(6).tolist()
         ([[[4.0, 1.5555555555555556], [1.5555555555555556, 1.0]]], [[[4.0, 2.0], [2.0, 1.0]]])
     """
     width = h.shape[1]
@@ -136,9 +135,9 @@ def _shrunk(h: Errors, rows: int) -> Errors:
     spread = np.sqrt(np.maximum(diagonal, np.finfo(float).tiny))
     squares = np.square(h / (spread[:, :, None] * spread[:, None, :])).sum((1, 2))
     excess = (rows + 1 - 2 / width) * (squares - width)
-    share = ((1 - 2 / width) * squares + width**2) / np.maximum(excess, np.finfo(float).tiny)
-    kept = 1 - np.clip(share, 0.0, 1.0)[:, None, None]
-    found = h * kept
+    due = (1 - 2 / width) * squares + width**2
+    share = np.divide(due, excess, out=np.ones_like(due), where=excess > due)
+    found = h * (1 - share[:, None, None])
     np.einsum("gdd->gd", found)[...] = diagonal
     return np.asarray(found)
 
@@ -162,7 +161,8 @@ def eliminate(
 
     Example:
         >>> gram = Gram()
-        >>> gram.add(np.array([[[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]]))
+        >>> rows = [[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]
+        >>> gram.add(np.array([rows * 1000]))
         >>> one = part(gram, np.array([[[1.0, 1.0, 1.0]]]), np.arange(3)[:, None])
         >>> eliminate([one], 3, 3).round(2)  # the first two say the same
         array([0. , 1. , 0.2])
