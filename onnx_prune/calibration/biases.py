@@ -149,7 +149,7 @@ def growth(graph: Graph, behind: Collection[str]) -> tuple[int, int]:
     """
     biases, gains = Biases(graph), [(0, 0)]
     for node in graph.nodes:
-        layer = linear(graph, node)
+        layer = linear(graph, node, behind=True)
         if layer is not None and layer.result in behind and not node.inner:
             gains.append(biases.gain(layer))
     params, sizes = zip(*gains, strict=True)

@@ -82,7 +82,13 @@ class Calibrator:
         assert found is not None
         try:
             scores, alone = rank(
-                coupling, groups, name, found, memory=settings.memory, progress=settings.progress
+                coupling,
+                groups,
+                name,
+                found,
+                compared=settings.budget.target is not None,
+                memory=settings.memory,
+                progress=settings.progress,
             )
         except RunError as error:
             raise InputError(f"{name} can't look into the model: {error}; --criterion l1 need not") from None
