@@ -14,6 +14,7 @@ import click
 from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, given_names
 from onnx_prune.settings import Budget, Settings, target
 from onnx_prune.sparse import options as options_sparse
+from onnx_prune.terminal import config
 from onnx_prune.terminal.command import HELP_OPTIONS, printing
 from onnx_prune.terminal.program import Program, Source
 from onnx_prune.terminal.working import working
@@ -67,6 +68,7 @@ def main(ctx: click.Context, /, **given: Any) -> None:
     check(ctx, given)
     with working(shown=not (given["quiet"] or given["as_json"])) as progress:
         report = _prune(given, replace(settings, progress=progress))
+    _save_config(ctx, given)
     _print(report, given)
 
 
@@ -85,6 +87,7 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
             plot=given["plot"],
             dry_run=given["dry_run"],
         ).report
+    _save_config(ctx, given)
     if given["quiet"] and not given["as_json"]:
         return
     from onnx_prune.sparse.show import as_json, show
@@ -117,6 +120,15 @@ def _prune(given: dict[str, Any], settings: Settings) -> Report:
         dry_run=given["dry_run"],
     )
     return result.report
+
+
+def _save_config(ctx: click.Context, given: dict[str, Any]) -> None:
+    """Write the options of a run that went well."""
+    if given["save_config"] is not None:
+        from onnx_prune.model.files import write_text
+
+        path = Path(given["save_config"])
+        write_text(path, config.text(ctx, path))
 
 
 def _print(report: Report, given: dict[str, Any]) -> None:

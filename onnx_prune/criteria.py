@@ -15,10 +15,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_prune import plugins
 from onnx_prune.axes.axis import owner
 from onnx_prune.coupling import Coupling, Group, Member
 from onnx_prune.errors import InputError
 from onnx_prune.real import real
+from onnx_prune.words import plain
 
 Scores = NDArray[np.float64]
 Criterion = Callable[[Coupling, Group], Scores]
@@ -133,6 +135,28 @@ CRITERIA: dict[str, Criterion] = {
     "bn-scale": bn_scale,
     "random": random,
 }
+
+
+def named(name: str) -> Criterion:
+    """The criterion of that name, one of `CRITERIA` or of another package's.
+
+    Returns:
+        A criterion; that of another package raises InputError where its scores are no scores.
+    """
+    if name in CRITERIA:
+        return CRITERIA[name]
+    function = plugins.criterion(name)
+
+    def score(coupling: Coupling, group: Group) -> Scores:
+        values = np.asarray(function(coupling, group))
+        if values.shape != (group.size,) or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            raise InputError(
+                f"the criterion {plain(name)!r} has to give {group.size} finite numbers for the group of "
+                f"{plain(group.name)}, and gave an array of {values.dtype} of shape {values.shape}"
+            )
+        return values.astype(np.float64)
+
+    return score
 
 
 def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:

@@ -6,7 +6,7 @@ written or run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx_prune.model import tensors
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.nodes import Node, Place, graph_at
+from onnx_prune.model.pieces import Pieces
 
 Array = NDArray[Any]
 _SMALL = 1024  # bytes: smaller tensors are simply copied
@@ -31,10 +32,12 @@ class Edit(NamedTuple):
     Attributes:
         apply: from its values to the new ones.
         dims: the new shape.
+        pieces: the same a piece at a time, for weights that are not to be whole in memory.
     """
 
     apply: Callable[[Array], Array]
     dims: tuple[int, ...]
+    pieces: Callable[[Array], Iterator[Array]] | None = None
 
 
 @dataclass
@@ -120,7 +123,13 @@ def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
 
 
 def _later(graph: Graph, name: str, edit: Edit | None) -> Callable[[], Array]:
-    return lambda: graph.array(name) if edit is None else edit.apply(graph.array(name))
+    if edit is None:
+        return lambda: graph.array(name)
+    apply, pieces = edit.apply, edit.pieces
+    if pieces is None or tensors.packs(graph.weights[name]):
+        return lambda: apply(graph.array(name))
+    dtype = tensors.dtype_of(graph.weights[name])
+    return Pieces(edit.dims, dtype, lambda: pieces(graph.array(name)))
 
 
 def add_constant(draft: Draft, name: str, value: Array) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from onnx_prune import plugins
 from onnx_prune.errors import InputError
 from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 from onnx_prune.sparse import options as options_sparse
 from onnx_prune.sparse.sparsity import SPARSE_CRITERIA
+from onnx_prune.terminal import config
 from onnx_prune.terminal.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
 from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import plain
@@ -82,7 +84,10 @@ _ALONE = {
         "removes what says nothing, and nothing else",
     ),
     "no_validate": (("drift_data", "evaluate", "threads"), "runs nothing"),
-    "dry_run": (("save_plan", "recover", "drift_data", "evaluate", "threads"), "changes and writes nothing"),
+    "dry_run": (
+        ("save_plan", "save_config", "recover", "drift_data", "evaluate", "threads"),
+        "changes and writes nothing",
+    ),
     "quiet": (("verbose",), "prints nothing"),
 }
 
@@ -141,7 +146,9 @@ PARAMS: list[click.Parameter] = [
     Option(
         ["--criterion"],
         section=_REMOVE,
-        type=Choice(*dict.fromkeys((*CRITERIA_NAMES, *CALIBRATED_NAMES, *SPARSE_CRITERIA))),
+        type=Choice(
+            *dict.fromkeys((*CRITERIA_NAMES, *CALIBRATED_NAMES, *SPARSE_CRITERIA)), more=plugins.criteria
+        ),
         metavar="NAME",
         help=f"What makes a channel matter: {', '.join(CRITERIA_NAMES)}; with --data also "
         f"{', '.join(CALIBRATED_NAMES)}. obs with --data, otherwise l1.",
@@ -331,6 +338,7 @@ PARAMS: list[click.Parameter] = [
         help="Show every group, and every reason why something stays.",
     ),
     Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    *config.params(),
     Option(
         ["--version"],
         section=_HELP,
@@ -363,14 +371,13 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     for name in ("source", "scores", "data", "drift_data", "evaluate", "apply_plan"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
-    for name in ("output", "save_plan"):
+    for name in ("output", "save_plan", "save_config"):
         if given[name] is not None:
             require_place(Path(given[name]))
-    if given["save_plan"] is not None:
-        plan = Path(given["save_plan"]).resolve()
-        for name in ("source", "output"):
-            if given[name] is not None and Path(given[name]).resolve() == plan:
-                raise InputError(f"--save-plan {given['save_plan']!r} is the model itself; name another file")
+    for ours in ("save_plan", "save_config"):
+        for name in ("source", "output") if given[ours] is not None else ():
+            if given[name] is not None and Path(given[name]).resolve() == Path(given[ours]).resolve():
+                raise InputError(f"{names[ours]} {given[ours]!r} is the model itself; name another file")
 
 
 def given_names(ctx: click.Context) -> dict[str, str]:
@@ -380,4 +387,5 @@ def given_names(ctx: click.Context) -> dict[str, str]:
 
 
 def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
-    return ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    source = ctx.get_parameter_source(param.name or "")
+    return source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)

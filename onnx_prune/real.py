@@ -29,8 +29,17 @@ def real(coupling: Coupling, key: str) -> Array:
     array, found = graph.array(weight_of(key)), coupling.codes.get(key)
     if found is not None:
         return _packed(graph, array, found) if found.code.bits else _dequantized(graph, array, found)
-    # bfloat16, float8 and 4-bit types come from ml_dtypes, as numpy's kind "V"
-    return array.astype(np.float32) if array.dtype.kind == "V" or array.dtype == np.float16 else array
+    return numbers(array)
+
+
+def numbers(values: Array) -> Array:
+    """Values of any float type, those of ml_dtypes too, as floats that numpy computes with.
+
+    >>> numbers(np.array([1, 2], np.float16))
+    array([1., 2.], dtype=float32)
+    """
+    # what comes from ml_dtypes is of numpy's kind "V"
+    return values.astype(np.float32) if values.dtype.kind == "V" or values.dtype == np.float16 else values
 
 
 def _stored(graph: Graph, name: str, default: float) -> Array:

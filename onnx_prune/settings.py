@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from onnx_prune import plugins
 from onnx_prune.errors import InputError
 from onnx_prune.words import guess, plain
 
@@ -174,8 +175,9 @@ class Settings:
     progress: Progress = lambda stage: None
 
     def __post_init__(self) -> None:
-        if self.ranking not in CRITERIA_NAMES + CALIBRATED_NAMES:
-            raise InputError(unknown("criterion", self.ranking, CRITERIA_NAMES + CALIBRATED_NAMES))
+        known = CRITERIA_NAMES + CALIBRATED_NAMES
+        if self.ranking not in known and self.ranking not in plugins.criteria():
+            raise InputError(unknown("criterion", self.ranking, known + plugins.criteria()))
         if self.recovery not in RECOVERIES:
             raise InputError(unknown("recovery", self.recovery, RECOVERIES))
         if self.data is None and (self.ranking in CALIBRATED_NAMES or self.recovery != "none"):

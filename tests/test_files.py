@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, StringStringEntryProto, TensorProto, he
 
 from onnx_prune.errors import InputError
 from onnx_prune.model import files, tensors
+from onnx_prune.model.pieces import Pieces
 from tests.file_models import FLOAT, OUTSIDE, build, names, run, value, weight, write, write_external
 
 # Nothing is lost
@@ -106,6 +107,16 @@ def test_content_is_written_in_place_of_the_data(tmp_path: Path) -> None:
     assert asked == ["w"]
 
 
+@pytest.mark.parametrize("external", ["never", "always"])
+def test_content_in_pieces(tmp_path: Path, external: str) -> None:
+    values = np.arange(OUTSIDE, dtype=np.float32)
+    content = {"w": Pieces(values.shape, values.dtype, lambda: iter(np.array_split(values, 3)))}
+    files.save(build(), tmp_path / "out.onnx", content=content, external=external)  # type: ignore[arg-type]
+    loaded = files.load(tmp_path / "out.onnx")
+    assert tensors.is_external(loaded.graph.initializer[0]) == (external == "always")
+    assert np.array_equal(tensors.read(loaded.graph.initializer[0], tmp_path), values)
+
+
 def test_content_of_strings_and_of_four_bits(tmp_path: Path) -> None:
     packed = TensorProto(name="q", data_type=TensorProto.INT4, dims=[3])
     text = TensorProto(name="t", data_type=TensorProto.STRING, dims=[1])
@@ -125,6 +136,10 @@ def test_content_that_does_not_fit_writes_nothing(tmp_path: Path, array: np.ndar
         files.save(build(), tmp_path / "out.onnx", content={"w": lambda: array}, external="always")
     with pytest.raises(ValueError, match="no initializers"):
         files.save(build(), tmp_path / "out.onnx", content={"x": lambda: array})
+    short = Pieces((OUTSIDE,), np.dtype(np.float32), lambda: iter([np.ones(OUTSIDE - 1, np.float32)]))
+    for external in ("never", "always"):
+        with pytest.raises(ValueError, match="its dims need"):
+            files.save(build(), tmp_path / "out.onnx", content={"w": short}, external=external)
     model = build()
     model.graph.initializer[0].dims[:] = [OUTSIDE + 1]
     with pytest.raises(ValueError, match="its dims need"):

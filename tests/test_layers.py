@@ -17,6 +17,7 @@ ROOT = Path(onnx_prune.__file__).parent
 LAYERS = [
     {"errors", "axes.axis", "words", "calibration.gram"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
+    {"plugins"},
     {
         "axes.relation",
         "model.wire",
@@ -26,6 +27,7 @@ LAYERS = [
         "terminal.paths",
         "model.nodes",
         "model.memory",
+        "model.pieces",
     },
     {
         "axes.unify",
@@ -42,10 +44,12 @@ LAYERS = [
         "sparse.schedule",
         "sparse.granularity",
         "sparse.saliency",
+        "sparse.edges",
         "sparse.select",
         "sparse.histogram",
         "sparse.spool",
     },
+    {"terminal.config"},
     {"rules", "model.flatten", "runtime", "options", "sparse.options", "model.files"},
     {"model.graph", "sparse.maskfile"},
     {
@@ -81,7 +85,14 @@ LAYERS = [
     {"sparse.ranking", "sparse.zeroing", "sparse.sparsegpt"},
     {"sparse.calibrated"},
     {"proof.prove", "validate", "explanation.why", "calibration.recover", "calibration.evaluate"},
-    {"report", "calibration.regained", "calibration.calibrator", "sparse.report", "sparse.drift"},
+    {
+        "report",
+        "calibration.regained",
+        "calibration.calibrator",
+        "sparse.report",
+        "sparse.drift",
+        "sparse.seen",
+    },
     {"sparse.sparsify", "sparse.show"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
@@ -95,7 +106,15 @@ LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in mod
 DOORS = {
     "onnx_graphsurgeon": {"model.graph"},
     "onnxruntime": {"runtime"},
-    "click": {"cli", "terminal.command", "options", "sparse.options", "terminal.program", "verbs"},
+    "click": {
+        "cli",
+        "terminal.command",
+        "terminal.config",
+        "options",
+        "sparse.options",
+        "terminal.program",
+        "verbs",
+    },
     "rich": {"terminal.page", "show", "explanation.show", "sparse.show", "terminal.working"},
     "torch": set(),
 }

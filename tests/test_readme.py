@@ -113,7 +113,7 @@ def test_the_commands_and_the_snippets_run(
             page = "\n".join(line.rstrip() for line in said.out.splitlines())
             assert f"```sh\n{task}\n```\n\n```text\n{page}\n```" in README, "README shows another output"
     scope: dict[str, Any] = {}
-    masks, api, replay = blocks("python")
+    masks, api, _plugin, replay = blocks("python")  # a plugin: tests/test_plugins.py
     exec(api, scope)
     assert scope["result"].report.proof.error < 1e-4
 

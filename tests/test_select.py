@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onnx_prune.errors import InputError
-from onnx_prune.sparse import granularity, saliency, select
+from onnx_prune.sparse import edges, granularity, saliency, select
 from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.orientation import Layout
 
@@ -38,9 +38,11 @@ def test_a_score_that_is_no_number_stays() -> None:
     assert select.lowest(scores, 3).tolist() == [False, True, True, True]
 
 
+@pytest.mark.parametrize("collect", [0, 1 << 19])
 @pytest.mark.parametrize("kind", ["normal", "few values", "sorted", "with nan"])
-def test_large_arrays_as_small_ones(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "_SAMPLE", 64)
+def test_large_arrays_as_small_ones(kind: str, collect: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edges, "_SAMPLE", 64)
+    monkeypatch.setattr(edges, "_COLLECT", collect)
     rng = np.random.default_rng(0)
     scores = rng.standard_normal(5000)
     scores = {"few values": np.round(scores), "sorted": np.sort(scores)}.get(kind, scores)
@@ -49,6 +51,11 @@ def test_large_arrays_as_small_ones(kind: str, monkeypatch: pytest.MonkeyPatch) 
     order = sorted(range(5000), key=lambda j: (np.isnan(scores[j]), np.nan_to_num(scores[j]), -j))
     for count in (1, 2, 700, 2500, 4999):
         assert set(np.flatnonzero(select.lowest(scores, count))) == set(order[:count])
+
+
+def gone(tensors: list[np.ndarray], count: int) -> list[np.ndarray]:
+    found = edges.edges(lambda: tensors, count, sum(map(np.size, tensors)))
+    return [edge.goes(scores) for scores, edge in zip(tensors, found, strict=True)]
 
 
 FLOATS = arrays(np.float64, st.integers(1, 40), elements=st.sampled_from([0.0, -0.0, 1.0, 2.5, -np.inf, 7.0]))
@@ -60,16 +67,14 @@ def test_over_many_tensors_as_over_their_concatenation(
 ) -> None:
     together = np.concatenate(tensors)
     count = data.draw(st.integers(1, together.size))
-    border = select.border(lambda: tensors, count)
-    found = np.concatenate(list(select.below(tensors, border)))
+    found = np.concatenate(gone(tensors, count))
     assert found.tolist() == select.lowest(together, count).tolist()
 
 
 def test_a_border_among_very_many_equal_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "_COLLECT", 3)
+    monkeypatch.setattr(edges, "_COLLECT", 3)
     tensors = [np.full(50, 2.0), np.full(50, 2.0), np.arange(5.0)]
-    border = select.border(lambda: tensors, 60)
-    first, second, third = select.below(tensors, border)
+    first, second, third = gone(tensors, 60)
     # 0 and 1 go, then of 101 twos the last 58: the one in the third, all of the second, seven of the first
     assert (first.sum(), second.sum(), third.sum()) == (7, 50, 3)
     assert first.tolist() == [False] * 43 + [True] * 7

@@ -19,7 +19,7 @@ from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
 from onnx_prune.kept import Plan
 from onnx_prune.runtime import RunError
-from onnx_prune.settings import Settings
+from onnx_prune.settings import CALIBRATED_NAMES, Settings
 from onnx_prune.validate import Drift, drift_feeds, measure_drift
 from onnx_prune.words import some
 
@@ -70,8 +70,9 @@ class Calibrator:
             InputError: the data are not usable, or onnxruntime can't run the model.
         """
         settings, name = self._settings, self._settings.ranking
-        if name in criteria.CRITERIA:
-            return {group.atom: criteria.CRITERIA[name](coupling, group) for group in groups}
+        if name not in CALIBRATED_NAMES:
+            score = criteria.named(name)
+            return {group.atom: score(coupling, group) for group in groups}
         found = self.data(coupling)
         assert found is not None
         try:

@@ -14,7 +14,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from onnx_prune.errors import Interrupted, Unwritable
 
 ALIGNMENT = 64
-_PIECE = 1 << 22  # bytes written at once: of 64 MB at a time a Linux kernel made eight times the work
+_PIECE = 1 << 20  # bytes written at once: of more at a time a Linux kernel made up to eight times the work
+_WINDOW = 1 << 25  # bytes after which the disk is set to work, while more are made
 _PATIENCE = 2.0  # seconds that one run waits for another to put its files in place
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -125,11 +126,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write(file: IO[bytes], data: bytes | memoryview) -> int:
-    view = memoryview(data).cast("B")
-    return sum(file.write(view[start : start + _PIECE]) for start in range(0, len(view), _PIECE))
-
-
 class Replacement:
     """The files of one save: the target, and a data file once something is added to it.
 
@@ -143,9 +139,10 @@ class Replacement:
         self._temporary = target.parent / f".onnx-prune-{secrets.token_hex(8)}.tmp"
         self._data_path: Path | None = None
         self._files: list[IO[bytes]] = []
+        self._begun: dict[int, int] = {}
         self._placed = False
 
-    def add(self, data: NDArray[np.uint8]) -> tuple[str, int]:
+    def add(self, pieces: Iterable[NDArray[np.uint8]]) -> tuple[str, int]:
         """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
         if self._data_path is None:
             path = self._target.parent / f"{self._target.name}.data"
@@ -159,14 +156,16 @@ class Replacement:
         file = self._files[0]
         offset = file.tell()
         padding = -offset % ALIGNMENT
-        self.written += file.write(bytes(padding)) + _write(file, data.data)
+        self.written += file.write(bytes(padding))
+        for data in pieces:
+            self._write(file, data.data)
         return self._data_path.name, offset + padding
 
     def finish(self, chunks: Iterator[bytes | memoryview]) -> None:
         """Write the target's bytes, to the disk."""
         file = self._create(self._temporary)
         for chunk in chunks:
-            self.written += _write(file, chunk)
+            self._write(file, chunk)
         if self._target.exists():
             mode = stat.S_IMODE(self._target.stat().st_mode)
             for path in filter(None, (self._temporary, self._data_path)):
@@ -195,6 +194,24 @@ class Replacement:
         if not self._placed:
             for path in filter(None, (self._temporary, self._data_path)):
                 path.unlink(missing_ok=True)
+
+    def _write(self, file: IO[bytes], data: bytes | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _PIECE):
+            self.written += file.write(view[start : start + _PIECE])
+            self._hurry(file)
+
+    def _hurry(self, file: IO[bytes]) -> None:
+        """Let the disk begin with what is written so far, so that the end need not wait for all of it.
+
+        Linux does so when it is told that the pages are not needed: a large output does not push out of
+        memory what others need, and its pages can be used again.
+        """
+        begun, end = self._begun.get(file.fileno(), 0), file.tell()
+        if end - begun >= _WINDOW and hasattr(os, "posix_fadvise"):
+            self._begun[file.fileno()] = end
+            with suppress(OSError):  # fsync will tell
+                os.posix_fadvise(file.fileno(), begun, end - begun, os.POSIX_FADV_DONTNEED)
 
     def _create(self, path: Path) -> IO[bytes]:
         self._files.append(open(path, "xb"))  # noqa: SIM115  closed by close()

@@ -21,6 +21,7 @@ from onnx_prune.errors import InputError
 from onnx_prune.model import tensors, wire
 from onnx_prune.model.atomic import Replacement, alone, replacing, terminable, unstoppable
 from onnx_prune.model.memory import require_fits
+from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.wellformed import check_calls, check_names, check_versions
 
 __all__ = ["load", "save", "terminable"]
@@ -153,7 +154,7 @@ def save(
         model: The finished structure; it is not changed. Tensors in `content` need dims, not data.
         path: Where to write. A symbolic link is followed; it may be the input file.
         content: For initializers of the main graph, by name, what computes their values. Called when written,
-            one after the other; never kept.
+            one after the other; never kept. What is `Pieces` is never whole in memory.
         source: The folder in which the model's external data are.
         external: Whether data go to a file beside the model. "auto": if the input did so, or above 2 GB.
         was_external: The input used external data, though what is left of it may not.
@@ -254,7 +255,7 @@ class _Writer:
             if computed is not None and tensor.data_type == TensorProto.STRING:
                 tensors.fill(head, computed())
                 return [head.SerializeToString()]
-            data = self._data(tensor, computed)
+            data = wire.Late(tensors.nbytes(tensor), lambda: self._data(tensor, computed))
             if external and data.size >= INLINE_BELOW:
                 location, offset = self._new.add(data.make())
                 head.data_location = TensorProto.EXTERNAL
@@ -270,25 +271,27 @@ class _Writer:
         whole = memoryview(self._wire)
         return wire.rewrite(whole, change) or [whole]
 
-    def _data(self, tensor: TensorProto, computed: Callable[[], NDArray[Any]] | None) -> wire.Late:
-        """The tensor's bytes, for later."""
-        size = tensors.nbytes(tensor)
+    def _data(
+        self, tensor: TensorProto, computed: Callable[[], NDArray[Any]] | None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """The tensor's bytes."""
+        size, need = 0, tensors.nbytes(tensor)
+        for data in self._made(tensor, computed):
+            size += data.size
+            yield data
+        if size != need:
+            raise ValueError(f"tensor {tensor.name!r} has {size} bytes, its dims need {need}")
 
-        def make() -> NDArray[np.uint8]:
-            if computed is None:
-                data = tensors.stored(tensor, self._folder)
-            else:
-                array = computed()
-                if array.shape != tuple(tensor.dims) or array.dtype != tensors.dtype_of(tensor):
-                    raise ValueError(
-                        f"content of {tensor.name!r} is {array.dtype} {array.shape}, not as declared"
-                    )
-                data = tensors.payload(array)
-            if data.size != size:
-                raise ValueError(f"tensor {tensor.name!r} has {data.size} bytes, its dims need {size}")
-            return data
-
-        return wire.Late(size, make)
+    def _made(
+        self, tensor: TensorProto, computed: Callable[[], NDArray[Any]] | None
+    ) -> Iterator[NDArray[np.uint8]]:
+        if computed is None:
+            yield tensors.stored(tensor, self._folder)
+            return
+        array = computed if isinstance(computed, Pieces) else computed()
+        if array.shape != tuple(tensor.dims) or array.dtype != tensors.dtype_of(tensor):
+            raise ValueError(f"content of {tensor.name!r} is {array.dtype} {array.shape}, not as declared")
+        yield from map(tensors.payload, array.make() if isinstance(array, Pieces) else (array,))
 
 
 def _serialize(model: ModelProto) -> tuple[bytes, set[int]]:
@@ -331,7 +334,10 @@ def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 def _chunks(pieces: list[wire.Piece]) -> Iterator[bytes | memoryview]:
     for piece in pieces:
-        yield piece.make().data if isinstance(piece, wire.Late) else piece
+        if isinstance(piece, wire.Late):
+            yield from (data.data for data in piece.make())
+        else:
+            yield piece
 
 
 def _locations(file: Path) -> set[str]:

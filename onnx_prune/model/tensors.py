@@ -164,6 +164,16 @@ def nbytes(tensor: TensorProto) -> int:
     return size
 
 
+def packs(tensor: TensorProto) -> bool:
+    """Whether elements share bytes as they are stored, so that they can't be written one run after the other.
+
+    Example:
+        >>> packs(TensorProto(data_type=TensorProto.INT4)), packs(TensorProto(data_type=TensorProto.INT8))
+        (True, False)
+    """
+    return dtype_of(tensor).name in _PACKED_BITS
+
+
 def check(tensor: TensorProto, folder: Path | None) -> None:
     """Require that the tensor's dims agree with the data it has, without reading external data.
 

@@ -28,10 +28,10 @@ _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """Bytes that are made when they are written."""
+    """Bytes that are made when they are written, in pieces one after the other."""
 
     size: int
-    make: Callable[[], NDArray[np.uint8]]
+    make: Callable[[], Iterator[NDArray[np.uint8]]]
 
 
 Piece = memoryview | bytes | Late
@@ -190,7 +190,7 @@ def size(pieces: list[Piece]) -> int:
     """Bytes in a list of pieces.
 
     Example:
-        >>> size([b"ab", Late(3, lambda: np.zeros(3, np.uint8))])
+        >>> size([b"ab", Late(3, lambda: iter([np.zeros(3, np.uint8)]))])
         5
     """
     return sum(piece.size if isinstance(piece, Late) else len(piece) for piece in pieces)

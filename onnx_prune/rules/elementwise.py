@@ -81,10 +81,7 @@ def cast_like(op: Op) -> Relation:
     return replace(pattern(op, "a..., b... -> a...", zero=((0,),)), unread=(1,))
 
 
-@rule(
-    *("Acos", "Bernoulli", "BitwiseNot", "Cos", "Cosh", "Exp", "Not"),
-    *("RandomNormalLike", "RandomUniformLike", "Sigmoid", "Softplus"),
-)
+@rule("Acos", "BitwiseNot", "Cos", "Cosh", "Exp", "Not", "Sigmoid", "Softplus")
 def unary_without_zero(op: Op) -> Relation:
     """a... -> a...
 

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod as product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Mask(Protocol):
+    """What says which weights of a tensor stay, whether it is stored or found as they are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+
+    @property
+    def removes(self) -> int | None:
+        """How many weights go, where that is known beforehand."""
+
+    def prepare(self) -> None:
+        """Find out what `part` needs, which several threads may call."""
+
+    def part(self, part: slice, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which weights of a run stay.
+
+        Args:
+            part: the run, in row-major order; it starts at a multiple of eight.
+            values: as they are stored there.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +59,19 @@ class Bits:
     def keep(self) -> NDArray[np.bool_]:
         """The mask as an array of booleans."""
         return np.unpackbits(self.packed, count=product(self.shape)).view(np.bool_).reshape(self.shape)
+
+    def prepare(self) -> None:
+        """See `Mask.prepare`."""
+
+    def part(self, part: slice, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """See `Mask.part`."""
+        packed = self.packed[part.start // 8 : -(-part.stop // 8)]
+        return np.unpackbits(packed, count=part.stop - part.start).view(np.bool_)
+
+    @property
+    def removes(self) -> int:
+        """See `Mask.removes`."""
+        return product(self.shape) - self.kept
 
     @property
     def kept(self) -> int:

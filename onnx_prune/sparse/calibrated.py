@@ -24,7 +24,7 @@ from onnx_prune.calibration.linear import Linear, linear
 from onnx_prune.coupling import Coupling
 from onnx_prune.model import tensors
 from onnx_prune.sparse import granularity, ranking, saliency, select, sparsegpt
-from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.bits import Bits, Mask
 from onnx_prune.sparse.granularity import Pattern
 from onnx_prune.sparse.sparsegpt import Runs
 from onnx_prune.sparse.sparsity import Sparsity
@@ -48,7 +48,7 @@ class Calibrated:
         samples: how many samples were seen.
     """
 
-    bits: dict[str, Bits]
+    masks: dict[str, Mask]
     values: Spool
     by_magnitude: tuple[str, ...]
     samples: int
@@ -87,7 +87,7 @@ class _Calibration:
     pattern: Pattern
     parent: Mapping[str, Bits]
     data: Calibration
-    bits: dict[str, Bits] = field(default_factory=dict)
+    masks: dict[str, Mask] = field(default_factory=dict)
     values: Spool = field(default_factory=Spool)
 
     def run(self) -> Calibrated:
@@ -98,7 +98,7 @@ class _Calibration:
         rest = [w for w in self.weights if not readers[w.name]]
         if rest:
             score = ranking.scorer(self.stored, self.asked, self.parent)
-            self.bits |= ranking.rank(rest, self.asked, self.pattern, score)
+            self.masks |= ranking.rank(rest, self.asked, self.pattern, score)
         if self.asked.criterion == "sparsegpt":
             model = onnx.ModelProto()
             model.CopyFrom(graph.model)
@@ -110,8 +110,8 @@ class _Calibration:
             found = self._grams(graph.model, [readers[w.name] for w in ready], diagonal=True)
             for weight, gram in zip(ready, found, strict=True):
                 self._score(weight, readers[weight.name][0], gram)
-        bits = {w.name: self.bits[w.name] for w in self.weights}
-        return Calibrated(bits, self.values, tuple(w.name for w in rest), self.data.samples)
+        masks = {w.name: self.masks[w.name] for w in self.weights}
+        return Calibrated(masks, self.values, tuple(w.name for w in rest), self.data.samples)
 
     def _readers(self, weight: Weight) -> list[Linear]:
         """The layers that read a weight, all of them products of it as it is stored, or none."""
@@ -211,7 +211,7 @@ class _Calibration:
         else:
             keep = within_rows(rows, self._count(weight))
         folded = layer.fold(keep.reshape(scores.shape).astype(np.float32), weight.shape)
-        self.bits[weight.name] = Bits.of(folded != 0)
+        self.masks[weight.name] = Bits.of(folded != 0)
 
     def _solve(self, weight: Weight, layers: Sequence[Linear], gram: Gram) -> None:
         """SparseGPT, group by group."""
@@ -238,7 +238,7 @@ class _Calibration:
             inputs = moments[g][np.ix_(order, order)]
             solved = sparsegpt.solve(matrix[g][:, order], inputs, count, runs, forced[g][:, order])
             new[g][:, order], keep[g][:, order] = solved.values, solved.keep
-        self.bits[weight.name] = Bits.of(layer.fold(keep.astype(np.float32), weight.shape) != 0)
+        self.masks[weight.name] = Bits.of(layer.fold(keep.astype(np.float32), weight.shape) != 0)
         self.values[weight.name] = np.asarray(layer.fold(new, weight.shape)).astype(array.dtype)
 
 

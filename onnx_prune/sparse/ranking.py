@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from math import prod as product
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.errors import InputError
+from onnx_prune.model import pieces
+from onnx_prune.real import numbers
 from onnx_prune.sparse import granularity, saliency, select
-from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.bits import Bits, Mask
+from onnx_prune.sparse.edges import Edge, Measured, Scores, edges
 from onnx_prune.sparse.granularity import Pattern
 from onnx_prune.sparse.sparsity import Sparsity
 from onnx_prune.sparse.stored import Stored
@@ -26,7 +30,7 @@ from onnx_prune.sparse.weights import Weight, matches
 from onnx_prune.words import plain
 
 Array = NDArray[Any]
-Score = Callable[[Weight], Array]
+Score = Callable[[Weight], Scores]
 
 
 def taking(weights: Sequence[Weight], asked: Sparsity) -> list[Weight]:
@@ -49,8 +53,12 @@ def scorer(stored: Stored, asked: Sparsity, parent: Mapping[str, Bits]) -> Score
         parent: masks of an earlier round; what they removed goes first, as zeros do.
     """
     given = None if asked.scores is None else _given(asked.scores)
+    in_pieces = given is None and asked.criterion not in ("lamp", "random") and not parent
+    in_pieces = in_pieces and granularity.parse(asked.pattern).kind == "unstructured"
 
-    def score(weight: Weight) -> Array:
+    def score(weight: Weight) -> Scores:
+        if in_pieces and stored.plain(weight.name):
+            return Measured(stored.array(weight.name), _magnitude)
         if given is not None:
             found = _of(given, weight)
         elif asked.criterion == "random":
@@ -67,7 +75,46 @@ def scorer(stored: Stored, asked: Sparsity, parent: Mapping[str, Bits]) -> Score
     return score
 
 
-def rank(weights: Sequence[Weight], asked: Sparsity, pattern: Pattern, score: Score) -> dict[str, Bits]:
+class Ranked:
+    """The mask that all but the lowest scores stay, which are made as the weights are read.
+
+    Where they end is found when it is first asked for, so that a tensor is read from the disk once.
+
+    Args:
+        shape: of the tensor.
+        measure: from some of its values to a score each.
+        edge: finds where the lowest scores end.
+        removes: how many they are, where that is known.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        measure: Callable[[Array], Array],
+        edge: Callable[[], Edge],
+        removes: int | None = None,
+    ) -> None:
+        self.shape, self.removes = shape, removes
+        self._measure, self._edge = measure, cache(edge)
+
+    def prepare(self) -> None:
+        """See `Mask.prepare`."""
+        self._edge()
+
+    def part(self, part: slice, values: Array) -> NDArray[np.bool_]:
+        """See `Mask.part`."""
+        gone = pieces.scratch("gone", values.size, np.bool_)
+        return ~self._edge().goes(self._measure(values), part.start, gone)
+
+
+def _magnitude(values: Array) -> Array:
+    """The scores of some values, in memory that the next ones take."""
+    values = numbers(values)
+    out = pieces.scratch("magnitude", values.size, values.dtype).reshape(values.shape)
+    return saliency.magnitude(values, out)
+
+
+def rank(weights: Sequence[Weight], asked: Sparsity, pattern: Pattern, score: Score) -> dict[str, Mask]:
     """Which weights of each tensor stay.
 
     Args:
@@ -82,65 +129,72 @@ def rank(weights: Sequence[Weight], asked: Sparsity, pattern: Pattern, score: Sc
     if asked.criterion == "erk" and asked.scores is None and plain_weights:
         dense = select.erdos_renyi_kernel([w.shape for w in plain_weights], asked.asked)
         counts |= dict(zip((w.name for w in plain_weights), dense, strict=True))
-    found: dict[str, Bits] = {}
+    found: dict[str, Mask] = {}
     if asked.ranks_together:
         found = _together(plain_weights, asked.asked, pattern, score)
     for weight in weights:
         if weight.name not in found:
-            found[weight.name] = Bits.of(
-                mask(
-                    weight, score(weight), pattern, counts[weight.name], special.get(weight.name, asked.asked)
-                )
-            )
+            ratio = special.get(weight.name, asked.asked)
+            found[weight.name] = mask(weight, score, pattern, counts[weight.name], ratio)
     return {weight.name: found[weight.name] for weight in weights}
 
 
-def mask(weight: Weight, scores: Array, pattern: Pattern, count: int, ratio: float) -> NDArray[np.bool_]:
+def mask(weight: Weight, score: Score, pattern: Pattern, count: int, ratio: float) -> Mask:
     """Which weights of one tensor stay, in its stored shape.
 
     Args:
         weight: the weight.
-        scores: in its stored shape.
+        score: gives its scores.
         pattern: what goes together.
         count: how many weights go where each goes on its own.
         ratio: the fraction of blocks or channels that goes; at least one channel stays.
     """
+    scores = score(weight)
     if pattern.kind == "unstructured":
-        return ~select.lowest(scores, count)
+        if isinstance(scores, Measured) and count:
+            found = lambda: edges(lambda: [score(weight)], count, weight.size)[0]  # noqa: E731
+            return Ranked(weight.shape, scores.measure, found, count)
+        return Bits.of(~select.lowest(scores, count))
+    assert not isinstance(scores, Measured)
     matrix = weight.layout.matrix(scores)
     if pattern.kind == "n:m":
         keep = granularity.n_of_m(matrix, pattern.rows, pattern.columns)
     else:
         units = granularity.units(pattern, matrix)
-        gone = select.portion(ratio, units.size)
-        gone = min(gone, units.size - 1) if pattern.kind == "channel" else gone
-        keep = granularity.spread(pattern, ~select.lowest(units, gone), matrix.shape)
-    return np.asarray(weight.layout.stored(keep))
+        most = units.size - 1 if pattern.kind == "channel" else units.size
+        lowest = select.lowest(units, min(select.portion(ratio, units.size), most))
+        keep = granularity.spread(pattern, ~lowest, matrix.shape)
+    return Bits.of(np.asarray(weight.layout.stored(keep)))
 
 
-def _together(weights: Sequence[Weight], ratio: float, pattern: Pattern, score: Score) -> dict[str, Bits]:
+def _together(weights: Sequence[Weight], ratio: float, pattern: Pattern, score: Score) -> dict[str, Mask]:
     """The masks where the units of all tensors are ranked together."""
 
-    def passes() -> Iterable[Array]:
+    def passes() -> Iterable[Scores]:
         for weight in weights:
             scores = score(weight)
             if pattern.kind == "block":
+                assert not isinstance(scores, Measured)
                 scores = granularity.units(pattern, weight.layout.matrix(scores))
             yield scores
             del scores  # before those of the next weight are made
 
-    total = sum(map(np.size, passes())) if pattern.kind == "block" else sum(w.size for w in weights)
+    blocks = pattern.kind == "block"
+    total = sum(scores.size for scores in passes()) if blocks else sum(w.size for w in weights)
     count = select.portion(ratio, total)
     if count == 0:
         return {w.name: Bits.of(np.ones(w.shape, np.bool_)) for w in weights}
-    border = select.border(passes, count)
-    found = {}
-    for weight, gone in zip(weights, select.below(passes(), border), strict=True):
-        keep = ~gone
-        if pattern.kind == "block":
+    found: dict[str, Mask] = {}
+    for weight, edge, scores in zip(weights, edges(passes, count, total), passes(), strict=True):
+        if isinstance(scores, Measured):
+            found[weight.name] = Ranked(weight.shape, scores.measure, lambda edge=edge: edge)  # type: ignore[misc]
+            continue
+        keep = ~edge.goes(scores.reshape(-1)).reshape(scores.shape)
+        if blocks:
             shape = (weight.layout.outputs, weight.layout.positions, weight.layout.summed)
             keep = np.asarray(weight.layout.stored(granularity.spread(pattern, keep, shape)))
         found[weight.name] = Bits.of(keep)
+        del scores, keep  # before those of the next weight are made
     return found
 
 

@@ -15,12 +15,12 @@ Array = NDArray[Any]
 _SEED = 20170217
 
 
-def magnitude(values: Array) -> Array:
-    """|w|.
+def magnitude(values: Array, out: Array | None = None) -> Array:
+    """|w|, put into `out` where it is given.
 
     Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", section 3.
     """
-    return np.abs(values)
+    return np.absolute(values, out=out)
 
 
 def lamp(values: Array) -> Array:

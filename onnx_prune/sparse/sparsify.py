@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import prod as product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from onnx_prune.analyse import couple
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NothingToPrune
-from onnx_prune.model import files, tensors
+from onnx_prune.model import files
+from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.sign import sign
 from onnx_prune.sparse import granularity, maskfile, ranking, storage
-from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.bits import Bits, Mask
 from onnx_prune.sparse.calibrated import calibrate
 from onnx_prune.sparse.drift import run_both
 from onnx_prune.sparse.granularity import Pattern
-from onnx_prune.sparse.histogram import Histogram, histogram, png, svg
+from onnx_prune.sparse.histogram import png, svg
 from onnx_prune.sparse.maskfile import Manifest, MaskFile
 from onnx_prune.sparse.report import Layer, LeftAlone, SparseReport
+from onnx_prune.sparse.seen import Look, Seen
 from onnx_prune.sparse.sparsity import CALIBRATED, Sparsity
 from onnx_prune.sparse.stored import Stored, require_fit
 from onnx_prune.sparse.weights import Weights, find, require_matches
@@ -82,16 +82,6 @@ def sparsify(
     return _Run(source, output, asked or Sparsity(), save_mask, plot, dry_run, dict(manifest or {})).run()
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What is seen of the weights on the way."""
-
-    histogram: Histogram
-    storage: storage.Storage
-    sparsely: int
-    untouched: int
-
-
 @dataclass
 class _Run:
     source: str | Path | onnx.ModelProto
@@ -117,11 +107,12 @@ class _Run:
         require_matches(weights, "ignore", asked.ignore)
         require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
         with self.stage("ranking"):
-            mask, values = self._masks(coupling, weights, pattern, sha256)
+            mask, masks, values = self._masks(coupling, weights, pattern, sha256)
+        look = Look(coupling, masks)
         with self.stage("zeroing"):
-            zeroed = zero_out(coupling, mask.bits, values)
-            draft = zeroed.draft
-            sparsely = storage.store_sparsely(draft, mask.bits) if asked.sparse_initializers else []
+            zeroed = zero_out(coupling, masks, values)
+            draft, mask = zeroed.draft, replace(mask, bits=zeroed.bits)
+            sparsely = storage.store_sparsely(draft, masks) if asked.sparse_initializers else []
         drift, not_run, size, model = None, "dry run" if self.dry_run else "--no-validate", None, None
         if not self.dry_run:
             self._sign(draft.model, mask)
@@ -133,31 +124,33 @@ class _Run:
             if self.output is not None:
                 with self.stage("writing"):
                     size = save(graph, draft, self.output, asked.external_data)
-            if self.save_mask is not None:
-                maskfile.write(mask, self.save_mask)
             model = model or (draft.whole() if self.output is None else None)
         for name, make in draft.content.items():  # what was neither filled in nor written
-            if name in mask.bits and name not in zeroed.counts:
-                make()
+            if name in masks and name not in zeroed.counts:
+                _finish(make)
+        if self.save_mask is not None and not self.dry_run:
+            maskfile.write(mask, self.save_mask)
         with self.stage("measuring the weights"):
-            seen = self._look(coupling, mask.bits, zeroed.counts, values, len(sparsely))
+            seen = look.at(mask.bits, zeroed.counts, values)
         if self.plot is not None and not self.dry_run:
             drawn = seen.histogram
             image = png(drawn) if Path(self.plot).suffix.lower() == ".png" else svg(drawn).encode()
             files.write_bytes(self.plot, image)
         return SparseResult(
-            model, mask, self._report(coupling, weights, mask, zeroed.counts, seen, drift, not_run, size)
+            model,
+            mask,
+            self._report(coupling, weights, mask, zeroed.counts, seen, len(sparsely), drift, not_run, size),
         )
 
     def _masks(
         self, coupling: Coupling, weights: Weights, pattern: Pattern, sha256: str
-    ) -> tuple[MaskFile, Values | None]:
-        """The masks, and new values where the criterion makes some."""
+    ) -> tuple[MaskFile, Mapping[str, Mask], Values | None]:
+        """The mask file without its masks, these, and new values where the criterion makes some."""
         asked = self.asked
         if asked.apply_mask is not None:
             mask = maskfile.read(asked.apply_mask)
             require_fit(coupling, mask.bits, str(asked.apply_mask))
-            return mask, None
+            return mask, mask.bits, None
         taking = ranking.taking(weights.taking, asked)
         if not taking:
             raise NothingToPrune(_nothing(weights))
@@ -166,16 +159,18 @@ class _Run:
             require_fit(coupling, parent.bits, str(asked.parent_mask))
         before = parent.bits if parent else {}
         values: Values | None = None
+        masks: Mapping[str, Mask]
         if asked.criterion in CALIBRATED and asked.scores is None:
             found = calibrate(coupling, taking, asked, pattern, before)
-            bits, values = found.bits, found.values.get
+            masks, values = found.masks, found.values.get
             if found.by_magnitude:
                 such = f"{some(len(found.by_magnitude), 'weight')}, such as {plain(found.by_magnitude[0])}"
                 self.notes.append(f"by magnitude, for what is read is not a plain product: {such}")
         else:
-            bits = ranking.rank(taking, asked, pattern, ranking.scorer(Stored(coupling), asked, before))
+            masks = ranking.rank(taking, asked, pattern, ranking.scorer(Stored(coupling), asked, before))
         if parent is not None:
-            maskfile.require_monotone(bits, parent, str(asked.parent_mask))
+            known = {name: mask for name, mask in masks.items() if isinstance(mask, Bits)}
+            maskfile.require_monotone(known, parent, str(asked.parent_mask))
         made = Manifest(
             model_sha256=sha256,
             pattern=str(pattern),
@@ -184,42 +179,7 @@ class _Run:
             round=parent.manifest.round + 1 if parent else 0,
             parent_sha256=parent.sha256 if parent else "",
         )
-        return MaskFile(replace(made, **self.manifest), bits), values
-
-    def _look(
-        self,
-        coupling: Coupling,
-        bits: Mapping[str, Bits],
-        counts: Mapping[str, Count],
-        values: Values | None,
-        sparsely: int,
-    ) -> Seen:
-        """How the weights are spread, and what they take on the disk."""
-        stored = Stored(coupling)
-
-        def pairs() -> Iterator[tuple[Array, Array]]:
-            for name, mask in bits.items():
-                old = stored.array(name)
-                new = _new(old, name, values)
-                yield old, np.where(mask.keep(), new, stored.zero(name))
-
-        found = {name: stored.proto(name) for name in bits}
-        dense = sum(map(tensors.nbytes, found.values()))
-        small = dense <= storage.GZ_BELOW
-        kind = Counter(tensor.data_type for tensor in found.values()).most_common(1)[0][0]
-        floats = (p for p in pairs() if p[0].dtype.kind == "f") if small else ()
-        spread = histogram(floats)
-        sizes = storage.Storage(
-            dense,
-            storage.gz_bytes(new for _, new in pairs()) if small else None,
-            storage.gz_bytes(old for old, _ in pairs()) if small else None,
-            sum(storage.sparse_bytes(tensor, counts[name].zeros) for name, tensor in found.items()),
-            storage.break_even(kind),
-        )
-        untouched = sum(
-            name not in bits and name not in coupling.graph.frozen for name in coupling.graph.weights
-        )
-        return Seen(spread, sizes, sparsely, untouched)
+        return MaskFile(replace(made, **self.manifest)), masks, values
 
     def _sign(self, model: onnx.ModelProto, mask: MaskFile) -> None:
         """Leave a record in the model of how it was made; other metadata stay."""
@@ -233,18 +193,20 @@ class _Run:
         mask: MaskFile,
         counts: Mapping[str, Count],
         seen: Seen,
+        sparsely: int,
         drift: Drift | None,
         not_run: str,
         size: int | None,
     ) -> SparseReport:
+        graph = coupling.graph
         known = {weight.name: weight for weight in weights.taking}
         layers = []
-        for name, bits in mask.bits.items():
-            count = product(bits.shape)
+        for name in mask.bits:
+            shape = coupling.graph.dims(name)
             labels = known[name].labels if name in known else ()
-            gone = count - bits.kept
+            found = counts[name]
             layers.append(
-                Layer(name, labels, bits.shape, count, counts[name].before, gone, counts[name].zeros)
+                Layer(name, labels, shape, product(shape), found.before, found.removed, found.zeros)
             )
         alone = [LeftAlone(s.name, s.size, s.why) for s in weights.spared]
         why = "--ignore or --spare says so"
@@ -263,9 +225,9 @@ class _Run:
             params=coupling.graph.params(),
             layers=tuple(layers),
             left_alone=tuple(alone),
-            untouched=seen.untouched,
+            untouched=len(graph.weights.keys() - graph.frozen - mask.bits.keys()),
             storage=seen.storage,
-            stored_sparsely=seen.sparsely,
+            stored_sparsely=sparsely,
             bytes=size,
             histogram=seen.histogram,
             runs=not not_run,
@@ -289,9 +251,10 @@ class _Run:
             self.notes.append(f"{back:,} weights that the mask removes were not zero; they are now")
 
 
-def _new(old: Array, name: str, values: Values | None) -> Array:
-    found = None if values is None else values(name)
-    return old if found is None else found
+def _finish(make: Callable[[], Array]) -> None:
+    """Let a tensor be made, and checked, without keeping it."""
+    for _ in make.make() if isinstance(make, Pieces) else (make(),):
+        pass
 
 
 def _nothing(weights: Weights) -> str:

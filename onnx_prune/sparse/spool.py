@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_prune.sparse.bits import Bits
+
 Array = NDArray[Any]
+_IN_MEMORY = 1 << 24  # bytes up to which there is no file
 
 
 class Spool:
@@ -22,7 +26,7 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed, and gone, with the spool
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  closed, and gone, with the spool
         self._places: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
 
     def __setitem__(self, name: str, array: Array) -> None:
@@ -39,3 +43,32 @@ class Spool:
     def get(self, name: str) -> Array | None:
         """The array, None where there is none of that name."""
         return self[name] if name in self._places else None
+
+
+class Masks(Mapping[str, Bits]):
+    """Masks by name, as they have become known, on the disk.
+
+    Example:
+        >>> masks = Masks(["a", "b"])
+        >>> masks.add("b", Bits.of(np.array([True, False])))
+        >>> list(masks), masks["b"].kept
+        (['b'], 1)
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names, self._shapes, self._spool = list(names), dict[str, tuple[int, ...]](), Spool()
+
+    def add(self, name: str, bits: Bits) -> None:
+        """A mask that is known now; one that was known before stays."""
+        if name not in self._shapes:
+            self._spool[name] = bits.packed
+            self._shapes[name] = bits.shape
+
+    def __getitem__(self, name: str) -> Bits:
+        return Bits(self._spool[name], self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._names if name in self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod as product
 from typing import Any
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from onnx_prune.draft import Draft
 from onnx_prune.model import tensors
-from onnx_prune.sparse.bits import Bits
 
 Array = NDArray[Any]
 _INDEX = 8  # bytes of an index: SparseTensorProto has int64 alone
@@ -72,35 +71,35 @@ def gz_bytes(arrays: Iterable[Array]) -> int:
     return total
 
 
-def store_sparsely(draft: Draft, bits: Mapping[str, Bits]) -> list[str]:
+def store_sparsely(draft: Draft, names: Collection[str]) -> list[str]:
     """Make sparse initializers of the tensors that take fewer bytes so.
 
     Tensors that are inputs too stay as they are: a sparse one cannot be overridden.
 
     Args:
         draft: the model; it is changed.
-        bits: the masks of those that take part.
+        names: of those that take part.
 
     Returns:
         Names of the tensors that are stored sparsely now.
     """
     graph = draft.model.graph
     inputs = {value.name for value in graph.input}
-    names: set[str] = set()
+    found: set[str] = set()
     for tensor in graph.initializer:
         name = tensor.name
-        if name not in bits or name in inputs or tensor.data_type not in _KINDS:
+        if name not in names or name in inputs or tensor.data_type not in _KINDS:
             continue
         make = draft.content.get(name)
         array = make() if make is not None else tensors.read(tensor)
         if sparse_bytes(tensor, int((array == 0).sum())) < tensors.nbytes(tensor):
             graph.sparse_initializer.append(_sparse(name, array))
             draft.content.pop(name, None)
-            names.add(name)
+            found.add(name)
     for j in reversed(range(len(graph.initializer))):
-        if graph.initializer[j].name in names:
+        if graph.initializer[j].name in found:
             del graph.initializer[j]
-    return sorted(names)
+    return sorted(found)
 
 
 def _sparse(name: str, array: Array) -> onnx.SparseTensorProto:

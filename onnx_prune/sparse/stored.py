@@ -47,6 +47,10 @@ class Stored:
         """The numbers that they stand for, floats that numpy itself has."""
         return real(self._coupling, name)
 
+    def plain(self, name: str) -> bool:
+        """Whether these numbers are the stored values, not what a reader makes of them."""
+        return name not in self._coupling.codes
+
     def zero(self, name: str) -> Array:
         """What means zero in it, to be broadcast: its zero points where it is quantized."""
         return fill(self._coupling, name).astype(tensors.dtype_of(self.proto(name)))

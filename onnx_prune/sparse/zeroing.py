@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,28 +14,31 @@ from numpy.typing import NDArray
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, start
 from onnx_prune.errors import ProofFailed
-from onnx_prune.model import tensors
+from onnx_prune.model import pieces, tensors
 from onnx_prune.model.graph import Graph
-from onnx_prune.sparse.bits import Bits
+from onnx_prune.model.pieces import Pieces, Runs
+from onnx_prune.sparse.bits import Bits, Mask
+from onnx_prune.sparse.spool import Masks
 from onnx_prune.sparse.stored import Stored
 
 Array = NDArray[Any]
-_CHUNK = 1 << 22  # weights; a multiple of eight
+Bool = NDArray[np.bool_]
 Values = Callable[[str], Array | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
-    """What became of one tensor.
+class Count(NamedTuple):
+    """What became of one tensor, or of a run of it.
 
     Attributes:
         zeros: how many zeros it has now.
         before: how many it had.
-        cleared: how many weights that were not zero its mask removes.
+        removed: how many weights its mask removes.
+        cleared: how many of these were not zero.
     """
 
     zeros: int
     before: int
+    removed: int
     cleared: int
 
 
@@ -44,21 +48,23 @@ class Zeroed:
 
     Attributes:
         draft: it; every masked tensor is checked as it is made.
-        counts: for each tensor that was made what became of it.
+        bits: the masks of the tensors that were made.
+        counts: what became of these.
     """
 
     draft: Draft
+    bits: Masks
     counts: dict[str, Count] = field(default_factory=dict)
 
 
-def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None = None) -> Zeroed:
+def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | None = None) -> Zeroed:
     """The model with every weight zero that its mask removes.
 
-    A tensor is read once, as it is written or filled in, and checked then: so one is in memory at a time.
+    A tensor is read once, as it is written or filled in, and checked then, a piece at a time.
 
     Args:
         coupling: the analysed original, left as it is.
-        bits: the mask of each tensor that takes part.
+        masks: the mask of each tensor that takes part.
         values: new values of a tensor before it is masked, in its own type; None leaves the original's.
 
     Raises:
@@ -66,65 +72,115 @@ def zero_out(coupling: Coupling, bits: Mapping[str, Bits], values: Values | None
     """
     stored = Stored(coupling)
     counts: dict[str, Count] = {}
+    bits = Masks(masks)
+    memory: dict[int, deque[NDArray[np.uint8]]] = {}
 
     def change(name: str) -> Edit | None:
-        mask = bits.get(name)
+        mask = masks.get(name)
         if mask is None:
             return None
 
-        def apply(array: Array) -> Array:
+        def in_pieces(array: Array) -> Iterator[Array]:
             fresh = None if values is None else values(name)
-            zero = stored.zero(name)
-            new = _masked(array if fresh is None else fresh, mask, zero)
-            counts[name] = inspect(zero, name, mask, array, new, fresh)
-            return new
+            packed: list[NDArray[np.uint8]] = []
+            found: list[Count] = []
+            ready = memory.setdefault(array.itemsize, deque())
+            zero, fresh = stored.zero(name), array if fresh is None else fresh
+            for made in _masked(name, mask, zero, array, fresh, ready):
+                packed.append(made.packed)
+                found.append(made.count)
+                yield made.new
+            counts[name] = Count(*map(sum, zip(Count(0, 0, 0, 0), *found, strict=True)))
+            if mask.removes not in (None, counts[name].removed):
+                raise ProofFailed(f"tensor {name!r} has another number of zeros than its mask was to make")
+            bits.add(name, Bits(np.concatenate([np.zeros(0, np.uint8), *packed]), mask.shape))
 
-        return Edit(apply, mask.shape)
+        def apply(array: Array) -> Array:
+            return Pieces(mask.shape, array.dtype, lambda: in_pieces(array))()
 
-    zeroed = Zeroed(start(coupling.graph, change), counts)
-    require_untouched(coupling, zeroed.draft, bits)
+        return Edit(apply, mask.shape, in_pieces)
+
+    zeroed = Zeroed(start(coupling.graph, change), bits, counts)
+    require_untouched(coupling, zeroed.draft, masks)
     return zeroed
 
 
-def inspect(zero: Array, name: str, mask: Bits, old: Array, new: Array, fresh: Array | None = None) -> Count:
-    """Require that a tensor is its mask times its weights, and count its zeros; some weights at a time.
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A run of a masked tensor in memory that may be used again, its mask and what was counted."""
+
+    memory: NDArray[np.uint8]
+    new: Array
+    packed: NDArray[np.uint8]
+    count: Count
+
+
+def _masked(
+    name: str, mask: Mask, zero: Array, old: Array, fresh: Array, ready: deque[NDArray[np.uint8]]
+) -> Iterator[_Made]:
+    """A tensor with zeros where its mask removes, a piece at a time, in the memory that is ready."""
+    if not old.shape == fresh.shape == mask.shape or old.dtype != fresh.dtype:
+        raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
+    values, wanted = Runs(old), fresh.reshape(-1)
+    points = np.broadcast_to(zero, old.shape).reshape(-1) if zero.ndim else None
+    blank = points is None and not zero.tobytes().strip(b"\0")
+
+    mask.prepare()
+
+    def make(part: slice) -> _Made:
+        was = values[part]
+        now = was if fresh is old else wanted[part]
+        keep, point = mask.part(part, was), zero if points is None else points[part]
+        memory = ready.pop() if ready else np.empty(pieces.PIECE * old.itemsize, np.uint8)
+        new = memory[: now.nbytes].view(old.dtype)
+        if blank:  # twice as fast as choosing: all bits of a zero are 0
+            np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
+        else:
+            new[:] = np.where(keep, now, point)
+        return _Made(memory, new, np.packbits(keep), inspect(name, keep, was, new, now, point))
+
+    for made in pieces.each(old.size, make):
+        yield made
+        ready.append(made.memory)
+
+
+def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: Array) -> Count:
+    """Require that some weights are their mask times their values, and count their zeros.
 
     Args:
-        zero: what means zero in it, to be broadcast.
         name: of the tensor.
-        mask: which weights stay.
-        old: the tensor as it was.
-        new: the tensor as it is to be written.
-        fresh: the values it was to get, the old ones unless given.
+        keep: which weights stay.
+        old: the weights as they were.
+        new: the weights as they are to be written.
+        fresh: the values they were to get, the old ones where there are no others.
+        zero: what means zero in them, to be broadcast.
 
     Raises:
         ProofFailed: a weight that goes is not zero, or one that stays has other bytes.
     """
-    right = new.dtype == old.dtype and new.shape == old.shape == mask.shape
-    points = np.broadcast_to(zero, new.shape).reshape(-1) if zero.ndim else zero
-    flat = [a.reshape(-1) for a in (old, new, old if fresh is None else fresh)]
-    zeros = before = cleared = 0
-    for first in range(0, new.size if right else 0, _CHUNK):
-        part = slice(first, first + _CHUNK)
-        keep = np.unpackbits(mask.packed[first // 8 : (first + _CHUNK) // 8]).view(np.bool_)
-        was, now, wanted = (a[part] for a in flat)
-        keep, point = keep[: now.size], points[part] if zero.ndim else zero
-        blank, empty = np.asarray(now == point), np.asarray(was == point)
-        right = right and bool((blank | keep).all()) and not (_differ(now, wanted) & keep).any()
-        zeros, before = zeros + int(np.count_nonzero(blank)), before + int(np.count_nonzero(empty))
-        cleared += int(np.count_nonzero(~(keep | empty)))
+    right = new.dtype == old.dtype and new.shape == old.shape == keep.shape
+    if right:
+        blank, empty, gone, wrong = (pieces.scratch(f"check {j}", keep.size, np.bool_) for j in range(4))
+        blank, empty, gone, wrong = (a.reshape(keep.shape) for a in (blank, empty, gone, wrong))
+        np.equal(new, zero, out=blank)
+        np.equal(old, zero, out=empty)
+        np.not_equal(_bits(new), _bits(fresh), out=wrong)
+        np.logical_not(keep, out=gone)
+        right = not np.logical_and(wrong, keep, out=wrong).any()
+        right = right and not np.greater(gone, blank, out=wrong).any()
     if not right:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-    return Count(zeros, before, cleared)
+    zeros, before, removed = (int(np.count_nonzero(a)) for a in (blank, empty, gone))
+    return Count(zeros, before, removed, int(np.count_nonzero(np.greater(gone, empty, out=wrong))))
 
 
-def require_untouched(coupling: Coupling, draft: Draft, bits: Mapping[str, Bits]) -> int:
+def require_untouched(coupling: Coupling, draft: Draft, masks: Mapping[str, Mask]) -> int:
     """Require that a draft is the original but for the tensors that have a mask.
 
     Args:
         coupling: the analysed original.
         draft: what was made of it.
-        bits: the masks.
+        masks: of the tensors that may change.
 
     Returns:
         How many tensors have no mask.
@@ -137,7 +193,7 @@ def require_untouched(coupling: Coupling, draft: Draft, bits: Mapping[str, Bits]
     after = Graph(draft.model, graph.folder).weights
     if list(before) != list(after):
         raise ProofFailed("the masked model has other tensors than the original")
-    others = before.keys() - bits.keys()
+    others = before.keys() - masks.keys()
     for name in others:
         made = draft.content.get(name)
         if before[name] != after[name] and (made is None or not _same(made(), graph.array(name))):
@@ -146,24 +202,6 @@ def require_untouched(coupling: Coupling, draft: Draft, bits: Mapping[str, Bits]
         if one != other and _bare(one) != _bare(other):
             raise ProofFailed(f"node {one.name!r} has changed")
     return len(others)
-
-
-def _masked(array: Array, mask: Bits, zero: Array) -> Array:
-    """A tensor with zeros where its mask removes, some weights at a time."""
-    new = np.array(array)
-    if zero.ndim or zero.tobytes().strip(b"\0"):
-        np.copyto(new, zero, where=~mask.keep())
-        return new
-    flat = _bits(new.reshape(-1))  # four times as fast as choosing: all bits of a zero are 0
-    for first in range(0, flat.size, _CHUNK):
-        part = flat[first : first + _CHUNK]
-        part *= np.unpackbits(mask.packed[first // 8 : (first + _CHUNK) // 8])[: part.size]
-    return new
-
-
-def _differ(one: Array, other: Array) -> Array:
-    """Where two arrays have other bytes."""
-    return np.asarray(_bits(one) != _bits(other))
 
 
 def _bits(array: Array) -> Array:

@@ -49,17 +49,23 @@ class Option(click.Option):
 
 
 class Choice(click.ParamType[str]):
-    """One of some words; another gets a suggestion."""
+    """One of some words; another gets a suggestion.
+
+    Args:
+        known: the words.
+        more: gives further ones, and is asked where a word is none of the known.
+    """
 
     name = "choice"
 
-    def __init__(self, *known: str) -> None:
+    def __init__(self, *known: str, more: Callable[[], tuple[str, ...]] = tuple) -> None:
         self.known = known
+        self.more = more
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The value, if it is known."""
-        if value not in self.known:
-            self.fail(unknown("value", str(value), self.known), param, ctx)
+        if value not in self.known and value not in (more := self.more()):
+            self.fail(unknown("value", str(value), self.known + more), param, ctx)
         return str(value)
 
 
@@ -110,6 +116,8 @@ class Command(click.Command):
             text = _sentence(error)
             called = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else PROGRAM
             _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{called} --help'", _USAGE)
+        except PruneError as error:  # of a file that options are read from
+            _fail(f"error: {error}", error.exit_code)
         except click.Abort:
             sys.exit(_SIGINT)
         except OSError as error:

@@ -1,0 +1,166 @@
+"""Large arrays worked on a piece at a time, by as many threads as there are processors.
+
+numpy lets other threads run while it computes.  Which thread does a piece changes nothing in it, and pieces
+come in order; so many are made ahead as keep the threads busy, and memory holds no more than these.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from math import prod as product
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+T = TypeVar("T")
+PIECE = 1 << 19  # elements; a multiple of eight, so that packed bits can be cut there
+_FEW = 4  # pieces that are not worth starting threads for
+_MOST_THREADS = 8
+_SHORT = 512  # elements
+_LOCAL = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """An array that is made a piece at a time.
+
+    Attributes:
+        shape: of the array.
+        dtype: of its elements.
+        make: gives its elements in row-major order, in pieces of any shape; a piece is good until the next
+            one is asked for.
+
+    Example:
+        >>> Pieces((3,), np.dtype(np.int8), lambda: iter([np.int8([1, 2]), np.int8([3])]))()
+        array([1, 2, 3], dtype=int8)
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    make: Callable[[], Iterator[Array]]
+
+    def __call__(self) -> Array:
+        """The whole array."""
+        whole, first = np.empty(product(self.shape), self.dtype), 0
+        for piece in self.make():
+            whole[first : first + piece.size] = piece.reshape(-1)
+            first += piece.size
+        return whole.reshape(self.shape)
+
+
+def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
+    """What `work` gives for one piece of `size` elements after the other.
+
+    Args:
+        size: of the array.
+        work: reads, and may write, what lies in the slice that it is given, and nothing else; it must not
+            call this function.
+
+    Example:
+        >>> list(each(600_000, lambda part: part.stop - part.start))
+        [524288, 75712]
+    """
+    parts = [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)]
+    if len(parts) <= _FEW or _threads() == 1:
+        yield from map(work, parts)
+        return
+    waiting: deque[Future[T]] = deque()
+    try:
+        for part in parts:
+            waiting.append(_pool().submit(work, part))
+            if len(waiting) > _threads() + 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@cache
+def _threads() -> int:
+    """Processors that this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, _MOST_THREADS)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that stay, and their scratch memory with them."""
+    return ThreadPoolExecutor(_threads())
+
+
+def scratch(use: str, count: int, kind: DTypeLike) -> Array:
+    """Memory of this thread that is used again: fresh pages cost more than most computing.
+
+    Args:
+        use: what it is for; what was got before for the same use is overwritten.
+        count: of elements.
+        kind: of elements.
+
+    Example:
+        >>> scratch("sums", 3, np.float32).shape
+        (3,)
+    """
+    size = count * np.dtype(kind).itemsize
+    kept: dict[str, Array] = _LOCAL.__dict__
+    if use not in kept or kept[use].size < size:
+        kept[use] = np.empty(size, np.uint8)
+    return kept[use][:size].view(kind)
+
+
+class Runs:
+    """An array by runs of its elements, in row-major order: do not write into them.
+
+    Of a mapped file a run is read into memory that the thread's next one takes: mapped pages count as memory
+    of the process until they are given back, and coming and going they take longer than a copy.
+
+    Args:
+        array: the array.
+
+    Example:
+        >>> runs = Runs(np.arange(6).reshape(2, 3))
+        >>> runs[1:4].tolist(), runs.sample(3).tolist(), runs.size
+        ([1, 2, 3], [0, 1, 2], 6)
+    """
+
+    def __init__(self, array: Array) -> None:
+        self.shape, self.size, self._flat = array.shape, array.size, array.reshape(-1)
+        mapped: Any = array
+        while isinstance(mapped, np.ndarray) and not isinstance(mapped, np.memmap):
+            mapped = mapped.base
+        self._file, self._first = -1, 0
+        if isinstance(mapped, np.memmap) and array.flags.c_contiguous and hasattr(os, "preadv"):
+            self._first = mapped.offset + self._flat.ctypes.data - mapped.ctypes.data
+            self._file = os.open(str(mapped.filename), os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+
+    def __getitem__(self, part: slice) -> Array:
+        """The elements of a slice without a step."""
+        if self._file < 0:
+            return self._flat[part]
+        out = scratch("run", part.stop - part.start, self._flat.dtype)
+        left, at = memoryview(out.view(np.uint8).data), self._first + part.start * out.itemsize
+        while left:
+            count = os.preadv(self._file, [left], at)
+            if not count:
+                raise OSError(errno.EIO, "the file has become shorter")
+            left, at = left[count:], at + count
+        return out
+
+    def sample(self, count: int) -> Array:
+        """About so many elements from all over it, in short runs."""
+        number = max(1, count // _SHORT)
+        firsts = np.linspace(0, max(0, self.size - _SHORT), number).astype(np.int64).tolist()
+        parts = (slice(first, min(first + min(_SHORT, count), self.size)) for first in firsts)
+        return np.concatenate([np.array(self[part]) for part in parts])

@@ -1,0 +1,291 @@
+"""Where the lowest scores of tensors end: read a piece at a time, in a sample and a single pass over them.
+
+Of equal scores the later one goes first: later in its tensor, and in a later tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_prune.model import pieces
+from onnx_prune.model.pieces import Runs
+
+Array = NDArray[Any]
+Bool = NDArray[np.bool_]
+_SAMPLE = 1 << 16
+_COLLECT = 1 << 19  # scores that are simply sorted
+_MOST_INSIDE = 1 << 23  # scores around the border that are held
+
+
+class Measured:
+    """Scores that are made from values as they are read, some at a time: they are never all in memory.
+
+    Args:
+        values: of a tensor.
+        measure: from some of them to a score each.
+
+    Example:
+        >>> scores = Measured(np.array([[1, -2], [3, -4]]), np.abs)
+        >>> scores[1:3].tolist()
+        [2, 3]
+    """
+
+    def __init__(self, values: Array, measure: Callable[[Array], Array]) -> None:
+        self.shape, self.size, self.measure = values.shape, values.size, measure
+        self._runs = Runs(values)
+
+    def __getitem__(self, part: slice) -> Array:
+        """Some of the scores, in row-major order, in memory that those asked for next may take."""
+        return self.measure(self._runs[part])
+
+    def sample(self, count: int) -> Array:
+        """About so many of them."""
+        return np.array(self.measure(self._runs.sample(count)))
+
+
+Scores = Array | Measured
+Passes = Callable[[], Iterable[Scores]]  # the scores of one tensor after the other, the same on every call
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where the lowest scores of one tensor end.
+
+    Attributes:
+        score: what is lower goes, what is higher stays; not-a-number is the highest.
+        cut: of those that are equal the ones from this place on go, in row-major order.
+
+    Example:
+        >>> Edge(2.0, 1).goes(np.array([2.0, 1, 2, 3])).tolist()
+        [False, True, True, False]
+    """
+
+    score: float
+    cut: int
+
+    def goes(self, scores: Array, first: int = 0, out: Bool | None = None) -> Bool:
+        """Which of some flat scores lie below, the first of them being at place `first`."""
+        if self.score != self.score:
+            missing = np.isnan(scores)
+            gone = np.logical_not(missing, out=out)
+            gone[max(0, self.cut - first) :] = True
+            return gone
+        scores, own = _own(scores, self.score)
+        if self.cut <= first:
+            return np.asarray(np.less_equal(scores, own, out=out))
+        gone = np.asarray(np.less(scores, own, out=out))
+        if self.cut < first + scores.size:
+            gone[self.cut - first :] |= scores[self.cut - first :] == own
+        return gone
+
+
+def edges(passes: Passes, count: int, total: int) -> list[Edge]:
+    """For each tensor where its scores end that are among the `count` lowest of all.
+
+    Args:
+        passes: gives the scores of one tensor after the other.
+        count: how many are to go, at least 1 and at most all.
+        total: how many there are.
+    """
+    found = _all_at_once(passes, count) if total <= _COLLECT else _by_sample(passes, count, total)
+    border = found or _by_digits(passes, count)
+    ends: list[Edge] = []
+    stays = border.stays
+    for scores, equal in zip(passes(), border.equal, strict=True):
+        ends.append(Edge(border.score, _place(scores, border.score, equal, stays)))
+        stays = max(0, stays - sum(equal))
+        del scores  # before the next ones are made
+    return ends
+
+
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """Where the lowest scores of all tensors end.
+
+    Attributes:
+        score: of the last one that goes.
+        stays: how many of the first ones with this score stay.
+        equal: for each piece of each tensor how many have it.
+    """
+
+    score: float
+    stays: int
+    equal: list[list[int]]
+
+
+def _all_at_once(passes: Passes, count: int) -> _Border:
+    found = [np.array(_flat(scores)[0 : scores.size]) for scores in passes()]
+    together = np.concatenate(found)
+    score = float(np.partition(together, count - 1)[count - 1])
+    lower, same = (int(np.count_nonzero(a)) for a in _compare(together, score))
+    return _Border(score, same - (count - lower), [_equal(a, score) for a in found])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Of some scores how many lie below, at and at the other end of a range, and those inside it."""
+
+    below: int
+    low: int
+    inside: Array
+    high: int
+
+
+def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
+    """The border, in one pass after a sample, or two; None where the sample does not say where it is.
+
+    Floyd and Rivest 1975, "Expected time bounds for selection".
+    """
+    share = min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) / total
+    sources = (a if isinstance(a, Measured) else Runs(a) for a in passes())
+    sample = np.sort(np.concatenate([a.sample(int(share * a.size) + 1) for a in sources]))
+    for slack in (2, 32):
+        reach = slack * int(sample.size**0.5)
+        at = int(count / total * sample.size)
+        ends = [min(max(0, j), sample.size - 1) for j in (at - reach, at + reach)]
+        if slack > 2 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
+            break
+        border = _between(passes, count, *(float(sample[j]) for j in ends))
+        if border is not None:
+            return border
+    return None
+
+
+def _between(passes: Passes, count: int, low: float, high: float) -> _Border | None:
+    """The border where it lies from one score to another, in a single pass."""
+    if low != low or high != high:
+        return None
+    tallies: list[list[_Tally]] = []
+    for scores in passes():
+        tallies.append(list(_tallies(scores, low, high)))
+        del scores  # before the next ones are made
+    every = [tally for tensor in tallies for tally in tensor]
+    left = count - sum(tally.below for tally in every)
+    ends = [(low, sum(t.low for t in every)), (high, sum(t.high for t in every))]
+    inside = np.concatenate([tally.inside for tally in every])
+    if not 0 < left <= ends[0][1] + inside.size + ends[1][1]:
+        return None
+    if left <= ends[0][1]:
+        return _Border(low, ends[0][1] - left, [[t.low for t in tensor] for tensor in tallies])
+    left -= ends[0][1]
+    if left > inside.size:
+        left -= inside.size
+        return _Border(high, ends[1][1] - left, [[t.high for t in tensor] for tensor in tallies])
+    inside.partition(left - 1)
+    score = inside[left - 1]
+    equal = [[int(np.count_nonzero(t.inside == score)) for t in tensor] for tensor in tallies]
+    among = sum(map(sum, equal))
+    return _Border(float(score), among - (left - int(np.count_nonzero(inside < score))), equal)
+
+
+def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
+    flat = _flat(scores)
+
+    def look(part: slice) -> _Tally:
+        some = flat[part]
+        below, at_low, under, at_high = (pieces.scratch(f"range {j}", some.size, np.bool_) for j in range(4))
+        _compare(some, low, below, at_low)
+        _compare(some, high, under, at_high)
+        under ^= below
+        inside = some[np.flatnonzero(np.greater(under, at_low, out=under))]
+        high_ones = int(np.count_nonzero(at_high)) if low < high else 0
+        return _Tally(int(np.count_nonzero(below)), int(np.count_nonzero(at_low)), inside, high_ones)
+
+    return pieces.each(scores.size, look)
+
+
+def _by_digits(passes: Passes, count: int) -> _Border:
+    """The border: each pass counts the scores by 16 more bits of their keys, until few enough are left."""
+    prefix, left = 0, count
+    key = np.uint64(0)
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros(1 << 16, np.int64)
+        for found in _inside(passes, prefix, shift + 16):
+            digits = ((found >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.int64)
+            counts += np.bincount(digits, minlength=1 << 16)
+        upto = np.cumsum(counts)
+        digit = int(np.searchsorted(upto, left))
+        left -= int(upto[digit] - counts[digit])
+        prefix = prefix << 16 | digit
+        key = np.uint64(prefix)
+        if shift and counts[digit] <= _COLLECT:
+            inside = np.sort(np.concatenate(list(_inside(passes, prefix, shift))))
+            key = inside[left - 1]
+            left -= int(np.searchsorted(inside, key))
+            break
+    top = np.uint64(1 << 63)
+    score = float(np.array(key ^ top if key & top else ~key).view(np.float64))
+    equal = [_equal(scores, score) for scores in passes()]
+    return _Border(score, sum(map(sum, equal)) - left, equal)
+
+
+def _keys(scores: Scores, part: slice) -> NDArray[np.uint64]:
+    return keys(scores[part])
+
+
+def keys(scores: Array) -> NDArray[np.uint64]:
+    """Unsigned integers in the order of the scores, not-a-number last, -0 as 0.
+
+    Example:
+        >>> found = keys(np.array([-np.inf, -1, -0.0, 0, 1, np.inf, np.nan]))
+        >>> bool((np.diff(found.astype(float)) >= 0).all()), bool(found[2] == found[3])
+        (True, True)
+    """
+    plain = scores.astype(np.float64) + 0.0
+    plain[np.isnan(plain)] = np.nan  # of one sign
+    bits = plain.view(np.uint64)
+    top = np.uint64(1 << 63)
+    return np.where(bits & top, ~bits, bits | top)
+
+
+def _compare(
+    scores: Array, score: float, lower: Bool | None = None, equal: Bool | None = None
+) -> tuple[Bool, Bool]:
+    """Which scores are lower than one, and which are equal to it, put into the arrays that are given."""
+    if score != score:
+        missing = np.isnan(scores, out=equal)
+        return np.logical_not(missing, out=lower), missing
+    scores, own = _own(scores, score)
+    return np.less(scores, own, out=lower), np.equal(scores, own, out=equal)
+
+
+def _own(scores: Array, score: float) -> tuple[Array, Any]:
+    """Scores and another one as numbers of one type that has both: the scores' own type if it does."""
+    with np.errstate(over="ignore"):
+        own = scores.dtype.type(score)
+    return (scores, own) if float(own) == score else (scores.astype(np.float64), np.float64(score))
+
+
+def _equal(scores: Scores, score: float) -> list[int]:
+    """For each piece of a tensor how many have a score."""
+    flat = _flat(scores)
+    return list(pieces.each(scores.size, lambda part: int(np.count_nonzero(_compare(flat[part], score)[1]))))
+
+
+def _place(scores: Scores, score: float, equal: list[int], number: int) -> int:
+    """Where, counted from 0, the score is found that has `number` equal ones before it; else the end."""
+    for piece, count in enumerate(equal):
+        if number < count:
+            part = slice(piece * pieces.PIECE, min((piece + 1) * pieces.PIECE, scores.size))
+            return part.start + int(np.flatnonzero(_compare(_flat(scores)[part], score)[1])[number])
+        number -= count
+    return scores.size
+
+
+def _flat(scores: Scores) -> Scores:
+    return scores if isinstance(scores, Measured) else scores.reshape(-1)
+
+
+def _inside(passes: Passes, prefix: int, shift: int) -> Iterator[NDArray[np.uint64]]:
+    """The keys that begin with `prefix`, `shift` bits being left."""
+    for scores in passes():
+        flat = _flat(scores)
+        for found in pieces.each(scores.size, partial(_keys, flat)):
+            yield found if shift == 64 else found[found >> np.uint64(shift) == np.uint64(prefix)]
+        del scores, flat  # before the next ones are made

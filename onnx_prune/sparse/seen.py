@@ -1,0 +1,78 @@
+"""How the weights are spread, and what they take on the disk, before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_prune.coupling import Coupling
+from onnx_prune.model import tensors
+from onnx_prune.sparse import storage
+from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.histogram import Histogram, histogram
+from onnx_prune.sparse.stored import Stored
+from onnx_prune.sparse.zeroing import Count, Values
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is seen of the weights that take part."""
+
+    histogram: Histogram
+    storage: storage.Storage
+
+
+class Look:
+    """Made before anything is written: the new file may take the place of the one that is read.
+
+    Where there are many weights these are not looked at, only counted.
+
+    Args:
+        coupling: the analysed original.
+        names: of the tensors that take part.
+    """
+
+    def __init__(self, coupling: Coupling, names: Collection[str]) -> None:
+        stored = Stored(coupling)
+        self._protos = {name: stored.proto(name) for name in names}
+        self._dense = sum(map(tensors.nbytes, self._protos.values()))
+        self._small = self._dense <= storage.GZ_BELOW
+        kept = names if self._small else ()
+        self._before = {name: (_held(stored, name), stored.zero(name)) for name in kept}
+
+    def at(self, bits: Mapping[str, Bits], counts: Mapping[str, Count], values: Values | None) -> Seen:
+        """What there is to see.
+
+        Args:
+            bits: the masks.
+            counts: what became of each tensor.
+            values: new values of a tensor before it was masked; None where it kept its own.
+        """
+
+        def pairs() -> Iterator[tuple[Array, Array]]:
+            for name, (old, zero) in self._before.items():
+                fresh = None if values is None else values(name)
+                yield old, np.where(bits[name].keep(), old if fresh is None else fresh, zero)
+
+        kind = Counter(tensor.data_type for tensor in self._protos.values()).most_common(1)[0][0]
+        sizes = storage.Storage(
+            self._dense,
+            storage.gz_bytes(new for _, new in pairs()) if self._small else None,
+            storage.gz_bytes(old for old, _ in pairs()) if self._small else None,
+            sum(storage.sparse_bytes(tensor, counts[name].zeros) for name, tensor in self._protos.items()),
+            storage.break_even(kind),
+        )
+        return Seen(histogram(pair for pair in pairs() if pair[0].dtype.kind == "f"), sizes)
+
+
+def _held(stored: Stored, name: str) -> Array:
+    """The values in memory: mapped files, of which each keeps one open, would be too many."""
+    array = stored.array(name)
+    return np.array(array) if tensors.is_external(stored.proto(name)) else array
