@@ -168,7 +168,7 @@ class Ending:
         found = []
         if self.after not in (self.before, whole.after):
             found.append(f"the target is {self.after or 'gone'}")
-        if self.code == 0 and self.after != whole.after:
+        elif self.code == 0 and self.after != whole.after:
             found.append("nothing was written, and nobody told")
         if not self.kept:
             found.append("the input is not what it was")
