@@ -325,6 +325,7 @@ def _inside(arguments: list[str], disturb: Disturb, tell: int, say: int) -> None
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(say, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs behind ignore it
         atomic.open = calls.open  # type: ignore[attr-defined]
         for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "chmod")):
             calls.watch(owner, name)
