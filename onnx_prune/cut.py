@@ -110,12 +110,31 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
 
 
 def _declare(coupling: Coupling, plan: Plan, graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Shapes that the model declares for cut tensors follow; nothing else about them changes."""
+    """Shapes that the model declares for cut tensors follow; nothing else about them changes.
+
+    A declaration inside the graph that is not so goes: onnxruntime ignores it, until a cut gives another
+    tensor that very shape, and then lets the two share memory.
+    """
+    known = coupling.shapes.known
+    for j in range(len(graph.value_info) - 1, -1, -1):
+        value = graph.value_info[j]
+        shape = known.get(names.get(value.name, value.name))
+        if shape is not None and not _agrees(value, shape):
+            del graph.value_info[j]
     for value in (*graph.value_info, *graph.input, *graph.output):
         found = stays(coupling, names.get(value.name, value.name), plan)
         for dim, places in zip(value.type.tensor_type.shape.dim, found, strict=False):
             if places is not None and dim.HasField("dim_value"):
                 dim.dim_value = places.size
+
+
+def _agrees(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape is one of those that are declared."""
+    if not value.type.tensor_type.HasField("shape"):
+        return True
+    dims = value.type.tensor_type.shape.dim
+    fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    return len(fixed) == len(shape) and all(a in (None, b) for a, b in zip(fixed, shape, strict=True))
 
 
 def _live_names(graph: onnx.GraphProto) -> set[str]:

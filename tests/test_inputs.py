@@ -9,10 +9,12 @@ from ml_dtypes import bfloat16
 from onnx import TensorProto, helper
 
 from onnx_prune.errors import NothingToPrune
+from onnx_prune.model.graph import Graph
 from onnx_prune.pipeline import prune
 from onnx_prune.runtime import RunError, random_feeds
 from onnx_prune.settings import Budget, Settings
-from tests.graphs import analyse, build, noise
+from onnx_prune.shape.shapes import infer
+from tests.graphs import analyse, build, node, noise
 
 
 def tensor(*dims: int) -> onnx.TypeProto:
@@ -197,3 +199,19 @@ def test_a_sequence_has_no_shape_and_is_not_asked_for_one() -> None:
     model = build(nodes, weights, {"x": ["n", 4]}, {"y": ["n", 3]}, domains=["ai.onnx.ml"])
     model.graph.output.append(helper.make_value_info("s", helper.make_sequence_type_proto(tensor())))
     assert [group.size for group in analyse(model).groups] == [6]
+
+
+def test_a_shape_that_is_known_at_one_assignment_alone() -> None:
+    """Found: it was folded as if it were known at both, which was a KeyError; nothing is known of it."""
+    nodes = [
+        *("n = Shape(x)", "m = Gather(n, zero)", node("t = Concat(m, rest)", axis=0), "r = Reshape(z, t)"),
+        *("k = Shape(r)", node("f = Cast(k)", to=TensorProto.FLOAT), node("q = ReduceSum(f)", keepdims=0)),
+        *("h = MatMul(x, w)", "j = Add(h, q)", "y = MatMul(j, v)"),
+    ]
+    weights = {"zero": np.array([0]), "rest": np.array([-1]), "w": noise(4, 8), "v": noise(8, 4)}
+    model = build(nodes, weights, {"x": ("a", 4), "z": ("b", "s")}, {"y": ("a", 4)})
+    shapes, probe = infer(Graph(model))
+    assert probe is not None
+    assert shapes.known.keys() == probe.known.keys()
+    assert "r" not in shapes.known
+    assert len(analyse(model).groups) == 1

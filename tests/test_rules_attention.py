@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from onnx_prune.axes.axis import atoms
@@ -73,9 +74,10 @@ OWN = [
 W, B = f(7, 24), f(24)
 X, CACHE = f(2, 5, 7), f(2, 2, 2, 3, 4)
 EMPTY = f(2, 3, 0, 16), f(2, 3, 0, 16)
+NO_BIAS = fused("Attention", (X, W), 4, num_heads=2, unidirectional=1)
 MINE = [
     fused("Attention", (X, W, B), 4, num_heads=2),
-    fused("Attention", (X, W), 4, num_heads=2, unidirectional=1),
+    NO_BIAS,
     fused("Attention", (X, f(7, 32), f(32)), 4, num_heads=2, qkv_hidden_sizes=[12, 12, 8]),
     fused("Attention", (X, W, B, np.ones((2, 5), np.int32)), 4, num_heads=2, scale=0.3),
     fused("Attention", (X, W, B, i(3, 5)), 4, num_heads=2),
@@ -161,6 +163,8 @@ CASES = OWN + MINE + QUANTIZED
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_cutting_commutes_with_running(case: Case) -> None:
+    if case is NO_BIAS and tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 32):
+        pytest.skip("onnxruntime below 1.32 ends the process where Attention has no bias")
     assert check(case) == case.cut
 
 

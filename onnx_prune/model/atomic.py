@@ -13,8 +13,9 @@ import secrets
 import signal
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -27,6 +28,7 @@ from onnx_prune.errors import Interrupted, Unwritable
 ALIGNMENT = 64
 _PIECE = 1 << 20  # bytes written at once: of more at a time a Linux kernel made up to eight times the work
 _WINDOW = 1 << 25  # bytes after which the disk is set to work, while more are made
+_PATIENCE = 2.0  # seconds that one run waits for another to put its files in place
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -96,6 +98,34 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, old)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let other runs that put a file in place in this folder wait until the block has ended.
+
+    Two runs with one output would otherwise each leave the other's data file behind. Nobody waits longer than
+    `_PATIENCE`: without the lock a file too many may stay, but none is lost.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, alone(Path(folder)):
+        ...     print("nobody else")
+        nobody else
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):  # not on Windows, nor in a folder that is gone or can't be read
+            import fcntl
+
+            opened = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, opened)
+            start = time.monotonic()
+            while time.monotonic() - start < _PATIENCE:
+                with suppress(BlockingIOError):
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.01)
+        yield
+
+
 class Replacement:
     """The files of one save: the target, and a data file once something is added to it.
 
@@ -116,10 +146,12 @@ class Replacement:
         """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
         if self._data_path is None:
             path = self._target.parent / f"{self._target.name}.data"
-            if os.path.lexists(path):
-                path = path.with_name(f"{self._target.name}-{secrets.token_hex(4)}.data")
             with unstoppable():  # so that it is known to be ours before it can be removed
-                self._create(path)
+                try:
+                    self._create(path)
+                except FileExistsError:
+                    path = path.with_name(f"{self._target.name}-{secrets.token_hex(4)}.data")
+                    self._create(path)
                 self._data_path = path
         file = self._files[0]
         offset = file.tell()

@@ -20,7 +20,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, 
 
 from onnx_prune.errors import InputError
 from onnx_prune.model import lazy, tensors, wire
-from onnx_prune.model.atomic import Replacement, replacing, terminable, unstoppable
+from onnx_prune.model.atomic import Replacement, alone, replacing, terminable, unstoppable
 from onnx_prune.model.memory import require_fits
 from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.wellformed import check_calls, check_names, check_versions
@@ -209,7 +209,6 @@ def save(
     target = Path(os.path.realpath(path))
     folder = None if source is None else Path(source)
     with replacing(Path(path)) as new:
-        before = _old_data(target)
         writer = _Writer(model, content or {}, folder, new)
         pieces = writer.pieces(external=False)
         total = wire.size(pieces)
@@ -223,7 +222,8 @@ def save(
             if wire.size(pieces) > PROTOBUF_LIMIT:
                 raise InputError("over 2 GB are not raw data of initializers; make them so")
         new.finish(_chunks(pieces))
-        with unstoppable():
+        with unstoppable(), alone(target.parent):
+            before = _old_data(target)  # what another run put there since is removed too
             new.place()
             _remove_old_data(target, before, folder)
     return new.written

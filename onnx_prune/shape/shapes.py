@@ -101,6 +101,10 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
             best, least = found, empty
         if fixed or told_by_values or not least:
             break
+    if len(best) > 1:  # what is known at one assignment alone could be anything at others
+        for name in best[0].known.keys() ^ best[1].known.keys():
+            best[0].known.pop(name, None)
+            best[1].known.pop(name, None)
     return best[0], None if len(best) == 1 or best[0].known == best[1].known else best[1]
 
 
