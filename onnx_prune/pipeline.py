@@ -119,6 +119,9 @@ class _Run:
         with self._stage("coupling"):
             coupling = couple(graph)
         require_matches(coupling, settings.budget)
+        with self._stage("ranking"):
+            coupling = self.calibrator.turn(coupling, candidates(coupling, settings.budget, set()))
+        graph = coupling.graph
         barred: set[Atom] = set()
         while True:
             choice, criterion = self._choose(coupling, barred)

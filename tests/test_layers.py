@@ -16,7 +16,14 @@ ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
     {"errors", "axes.axis", "words", "calibration.gram"},
-    {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
+    {
+        "calibration.refit",
+        "calibration.obs",
+        "calibration.balance",
+        "calibration.countdown",
+        "sparse.bits",
+        "sparse.orientation",
+    },
     {"plugins"},
     {
         "axes.relation",
@@ -79,8 +86,8 @@ LAYERS = [
         "calibration.data",
     },
     {"mask", "plan", "sparse.storage", "sparse.weights", "sparse.parts", "calibration.measure"},
-    {"sparse.stored", "proof.reference", "calibration.criteria", "allocate"},
-    {"dead.idle"},
+    {"sparse.stored", "proof.reference", "calibration.criteria", "calibration.strands", "allocate"},
+    {"dead.idle", "calibration.rotate"},
     {"dead.clean"},
     {"sparse.ranking", "sparse.zeroing", "sparse.sparsegpt"},
     {"sparse.calibrated"},

@@ -10,14 +10,17 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import criteria
+from onnx_prune.analyse import couple
 from onnx_prune.axes.axis import Atom
 from onnx_prune.calibration import data as calibration
 from onnx_prune.calibration.criteria import rank
 from onnx_prune.calibration.data import Calibration
 from onnx_prune.calibration.recover import Method, Recovery, recover
+from onnx_prune.calibration.rotate import rotate
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
 from onnx_prune.kept import Plan
+from onnx_prune.model.graph import Graph
 from onnx_prune.runtime import RunError
 from onnx_prune.settings import CALIBRATED_NAMES, Settings
 from onnx_prune.validate import Drift, drift_feeds, measure_drift
@@ -41,6 +44,7 @@ class Calibrator:
         self._settings, self._notes = settings, notes
         self._data: Calibration | None = None
         self.errors: frozenset[Atom] = frozenset()
+        self._turned: Mapping[str, NDArray[np.float64]] = {}
 
     def data(self, coupling: Coupling) -> Calibration | None:
         """The calibration data, None where none are given.
@@ -63,6 +67,40 @@ class Calibrator:
                 self._notes.append(f"{count} to calibrate on are few: from {_FEW} on more is recovered")
         return self._data
 
+    def turn(self, coupling: Coupling, groups: Sequence[Group]) -> Coupling:
+        """The model with free bases turned so that the channels that matter come first, analysed anew.
+
+        Where weights may change at all, which is with --recover lstsq, and channels are chosen with the data.
+
+        Args:
+            coupling: the analysed model.
+            groups: those that are to lose channels.
+
+        Raises:
+            InputError: the data are not usable, or onnxruntime can't run the model.
+        """
+        settings = self._settings
+        chosen = settings.apply_plan is None and settings.scores is None
+        if settings.recovery != "lstsq" or settings.ranking not in CALIBRATED_NAMES or not chosen:
+            return coupling
+        found = self.data(coupling)
+        assert found is not None
+        try:
+            turned = rotate(coupling, groups, found, settings.progress)
+        except RunError as error:
+            raise InputError(
+                f"{settings.ranking} can't look into the model: {error}; --criterion l1 need not"
+            ) from None
+        if turned is None:
+            return coupling
+        self._turned = turned.scores
+        self._notes.append(
+            f"{some(len(turned.scores), 'group')} of products that no basis is set for "
+            f"{'has' if len(turned.scores) == 1 else 'have'} a new one, in which the first channels matter "
+            f"most, such as {next(iter(turned.scores))}: the uncut model answers the same"
+        )
+        return couple(Graph(turned.model, coupling.graph.folder))
+
     def scores(self, coupling: Coupling, groups: Sequence[Group]) -> Mapping[Atom, NDArray[np.float64]]:
         """Scores by the criterion that holds, from weights alone or with the data.
 
@@ -81,6 +119,10 @@ class Calibrator:
             )
         except RunError as error:
             raise InputError(f"{name} can't look into the model: {error}; --criterion l1 need not") from None
+        scores.update(
+            (group.atom, self._turned[group.name]) for group in groups if group.name in self._turned
+        )
+        alone = tuple(group for group in alone if group.name not in self._turned)
         self.errors = frozenset(scores) - {group.atom for group in alone} if name == "obs" else frozenset()
         if alone:
             self._notes.append(
