@@ -51,7 +51,7 @@ class Biases:
         return dims[len(dims) - len(tail) :] == tail and bool(np.prod(dims) == results)
 
     def holder(self, layer: Linear) -> str:
-        """The constant that holds the layer's bias: its own operand or what is added after it; "" for none."""
+        """The constant that is the layer's bias: its own operand or what is added after it; "" for none."""
         added = self._added(layer)
         return _operand(layer.node, layer.bias) or (added[0].inputs[added[1]] if added else "")
 

@@ -38,13 +38,14 @@ class Calibrator:
 
     Attributes:
         errors: groups whose scores are the error itself that a cut makes.
+        turned: scores of the groups that have a new basis, by name.
     """
 
     def __init__(self, settings: Settings, notes: list[str]) -> None:
         self._settings, self._notes = settings, notes
         self._data: Calibration | None = None
         self.errors: frozenset[Atom] = frozenset()
-        self._turned: Mapping[str, NDArray[np.float64]] = {}
+        self.turned: Mapping[str, NDArray[np.float64]] = {}
 
     def data(self, coupling: Coupling) -> Calibration | None:
         """The calibration data, None where none are given.
@@ -68,9 +69,9 @@ class Calibrator:
         return self._data
 
     def turn(self, coupling: Coupling, groups: Sequence[Group]) -> Coupling:
-        """The model with free bases turned so that the channels that matter come first, analysed anew.
+        """The model in the bases in which the first channels matter most, analysed anew.
 
-        Where weights may change at all, which is with --recover lstsq, and channels are chosen with the data.
+        Only where weights are to change anyway (`lstsq`) and the error of a cut is what counts (`obs`).
 
         Args:
             coupling: the analysed model.
@@ -80,26 +81,22 @@ class Calibrator:
             InputError: the data are not usable, or onnxruntime can't run the model.
         """
         settings = self._settings
-        chosen = settings.apply_plan is None and settings.scores is None
-        if settings.recovery != "lstsq" or settings.ranking not in CALIBRATED_NAMES or not chosen:
+        if settings.recovery != "lstsq" or settings.ranking != "obs" or settings.scores is not None:
             return coupling
         found = self.data(coupling)
         assert found is not None
         try:
-            turned = rotate(coupling, groups, found, settings.progress)
+            rotated = rotate(coupling, groups, found, memory=settings.memory, progress=settings.progress)
         except RunError as error:
-            raise InputError(
-                f"{settings.ranking} can't look into the model: {error}; --criterion l1 need not"
-            ) from None
-        if turned is None:
+            raise InputError(f"obs can't look into the model: {error}; --criterion l1 need not") from None
+        if rotated is None:
             return coupling
-        self._turned = turned.scores
+        self.turned = rotated.scores
         self._notes.append(
-            f"{some(len(turned.scores), 'group')} of products that no basis is set for "
-            f"{'has' if len(turned.scores) == 1 else 'have'} a new one, in which the first channels matter "
-            f"most, such as {next(iter(turned.scores))}: the uncut model answers the same"
+            f"{some(len(self.turned), 'group')} turned so that the first channels carry the most, "
+            f"such as {next(iter(self.turned))}: their products stay as they are"
         )
-        return couple(Graph(turned.model, coupling.graph.folder))
+        return couple(Graph(rotated.model, coupling.graph.folder))
 
     def scores(self, coupling: Coupling, groups: Sequence[Group]) -> Mapping[Atom, NDArray[np.float64]]:
         """Scores by the criterion that holds, from weights alone or with the data.
@@ -119,10 +116,8 @@ class Calibrator:
             )
         except RunError as error:
             raise InputError(f"{name} can't look into the model: {error}; --criterion l1 need not") from None
-        scores.update(
-            (group.atom, self._turned[group.name]) for group in groups if group.name in self._turned
-        )
-        alone = tuple(group for group in alone if group.name not in self._turned)
+        scores.update((group.atom, self.turned[group.name]) for group in groups if group.name in self.turned)
+        alone = tuple(group for group in alone if group.name not in self.turned)
         self.errors = frozenset(scores) - {group.atom for group in alone} if name == "obs" else frozenset()
         if alone:
             self._notes.append(

@@ -6,7 +6,7 @@ carry the most, and the last can go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,8 @@ from onnx_prune.calibration.biases import Biases
 from onnx_prune.calibration.countdown import Countdown
 from onnx_prune.calibration.data import Calibration
 from onnx_prune.calibration.gram import Gram
-from onnx_prune.calibration.linear import Linear
-from onnx_prune.calibration.measure import measure
-from onnx_prune.calibration.strands import Meeting, Projection, Strand, sides, strands
+from onnx_prune.calibration.measure import measure, need
+from onnx_prune.calibration.strands import Meeting, Pair, Projection, Strand, sides, strands
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.model import tensors
 from onnx_prune.model.graph import Graph
@@ -53,6 +52,8 @@ def rotate(
     coupling: Coupling,
     groups: Sequence[Group],
     calibration: Calibration,
+    *,
+    memory: int = 1 << 62,
     progress: Progress = lambda stage: None,
 ) -> Rotated | None:
     """The model with the factors of its products in the basis that the calibration data ask for.
@@ -61,6 +62,7 @@ def rotate(
         coupling: the analysed model.
         groups: those that are to lose channels.
         calibration: inputs to run the model on.
+        memory: bytes of sums held at once; where that is too little the data are run through again.
         progress: told how far it is.
 
     Returns:
@@ -70,12 +72,11 @@ def rotate(
         RunError: onnxruntime can't run the model.
     """
     graph = coupling.graph
+    progress("looking for products that no basis is set for")
     found = strands(coupling, [group.atom for group in groups], calibration.feeds[0])
-    turned = [
-        (strand, _bases(graph, strand, calibration, progress))
-        for strand in found
-        if _writable(coupling, strand)
-    ]
+    free = [strand for strand in found if _writable(coupling, strand)]
+    bases = _bases(graph, [pair for strand in free for pair in strand.pairs], calibration, memory, progress)
+    turned = [(strand, [next(bases) for _ in strand.pairs]) for strand in free]
     if not turned:
         return None
     model = _turn(graph, turned)
@@ -106,35 +107,48 @@ def _writable(coupling: Coupling, strand: Strand) -> bool:
     )
 
 
-def _bases(graph: Graph, strand: Strand, calibration: Calibration, progress: Progress) -> list[list[Basis]]:
-    """For each product of a strand the bases of its heads."""
-    found = []
-    for pair in strand.pairs:
+def _bases(
+    graph: Graph, pairs: Sequence[Pair], calibration: Calibration, memory: int, progress: Progress
+) -> Iterator[list[Basis]]:
+    """For each product the bases of its heads."""
+    meetings = [pair for pair in pairs if isinstance(pair, Meeting)]
+    moments = iter(_moments(graph, meetings, calibration, progress))
+    grams: dict[int, Gram] = {}
+    for j, pair in enumerate(pairs):
         if isinstance(pair, Meeting):
-            left, right = _moments(graph, pair, calibration, progress)
-            found.append([balance.products(q, k) for q, k in zip(left, right, strict=True)])
-        else:
-            reader = pair.reader
-            gram = measure(graph, [reader.layer], calibration, progress=progress)[reader.layer.node.index]
-            columns, matrix = reader.blocks.T, reader.matrix[0].astype(np.float64)
-            covariance = gram.covariance[0]
-            found.append([balance.projections(covariance[np.ix_(c, c)], matrix[:, c]) for c in columns])
-    return found
+            yield [balance.products(q, k) for q, k in zip(*next(moments), strict=True)]
+            continue
+        layer = pair.reader.layer
+        if layer.node.index not in grams:
+            layers = [layer]
+            for other in pairs[j + 1 :]:
+                if isinstance(other, Projection) and need([*layers, other.reader.layer], graph) <= memory:
+                    layers.append(other.reader.layer)
+            grams = measure(graph, layers, calibration, progress=progress)
+        covariance = grams[layer.node.index].covariance[0]
+        columns, matrix = pair.reader.blocks.T, pair.reader.matrix[0].astype(np.float64)
+        yield [balance.projections(covariance[np.ix_(c, c)], matrix[:, c]) for c in columns]
 
 
 def _moments(
-    graph: Graph, pair: Meeting, calibration: Calibration, progress: Progress
-) -> tuple[Array, Array]:
-    """Second moments of the left factor and covariances of the right one, shape (heads, d, d)."""
-    names = [pair.left.name, pair.right.name]
-    grams = Gram(), Gram()
+    graph: Graph, pairs: Sequence[Meeting], calibration: Calibration, progress: Progress
+) -> list[tuple[Array, Array]]:
+    """Second moments of the left factors and covariances of the right ones, shape (heads, d, d)."""
+    if not pairs:
+        return []
+    factors = [factor for pair in pairs for factor in (pair.left, pair.right)]
+    grams = [Gram() for _ in factors]
     ticks = Countdown(progress, "reading queries and keys", len(calibration.feeds))
+    names = list(dict.fromkeys(factor.name for factor in factors))
     for values in taps.stream(graph.model, names, calibration.feeds, graph.folder):
-        for factor, gram in zip((pair.left, pair.right), grams, strict=True):
+        for factor, gram in zip(factors, grams, strict=True):
             gram.add(factor.heads(values[factor.name]))
         ticks.step()
-    mean = grams[0].mean
-    return grams[0].covariance + mean[:, :, None] * mean[:, None, :], grams[1].covariance
+    found = []
+    for left, right in zip(grams[::2], grams[1::2], strict=True):
+        mean = left.mean
+        found.append((left.covariance + mean[:, :, None] * mean[:, None, :], right.covariance))
+    return found
 
 
 def _turn(graph: Graph, turned: Sequence[tuple[Strand, list[list[Basis]]]]) -> onnx.ModelProto:

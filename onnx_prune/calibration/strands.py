@@ -167,10 +167,10 @@ def _count(
         return session.run({name: fed[name] for name in session.inputs}, wanted)
 
     arrived = zip(wanted, *map(run, (np.zeros_like(drawn), np.ones_like(drawn), numbers, drawn)), strict=True)
-    return {name: _arrived(*found, drawn) for name, *found in arrived}
+    return {name: _arrived(drawn, *found) for name, *found in arrived}
 
 
-def _arrived(base: Array, ones: Array, numbers: Array, other: Array, drawn: Array) -> Array | None:
+def _arrived(drawn: Array, base: Array, ones: Array, numbers: Array, other: Array) -> Array | None:
     """The count of the result that stands at each place, None unless all are results times one factor."""
     ones, numbers, other = (value.astype(np.float64) - base for value in (ones, numbers, other))
     factor = ones.ravel()[0] if ones.size else 0.0
@@ -185,21 +185,19 @@ def _arrived(base: Array, ones: Array, numbers: Array, other: Array, drawn: Arra
 
 def _meeting(bound: Bound, atom: Atom, counted: Mapping[str, Array | None]) -> Meeting | None:
     """The heads of both operands, in the same order."""
-    letters, result = bound.letters.operands, bound.letters.results[0]
-    sides = [counted[name] for name in bound.node.inputs]
-    resolved = bound.relation.operands
-    where = [[j for j, axis in enumerate(dims or ()) if axis is atom] for dims in resolved]
-    if any(side is None for side in sides) or any(len(js) != 1 for js in where):
+    left, right = (counted[name] for name in bound.node.inputs)
+    one, other = bound.letters.operands
+    if left is None or right is None or one is None or other is None:
         return None
-    both = [a for a in letters[0] or () if a in (letters[1] or ()) and a in (result or ())]
-    left, right = sides
-    assert left is not None and right is not None and letters[0] is not None and letters[1] is not None
-    heads = [a for a in both if _varies(left, letters[0].index(a))]
+    where = [[j for j, axis in enumerate(dims or ()) if axis is atom] for dims in bound.relation.operands]
+    if any(len(places) != 1 for places in where):
+        return None
+    shared = [axis for axis in one if axis in other and axis in (bound.letters.results[0] or ())]
+    heads = [axis for axis in shared if _varies(left, one.index(axis))]
     found = []
-    for name, side, dims, (dim,) in zip(bound.node.inputs, sides, letters, where, strict=True):
-        assert side is not None and dims is not None
-        places = tuple(dims.index(a) for a in heads)
-        blocks = _blocks(side, places, dim)
+    for name, counts, dims, (dim,) in zip(bound.node.inputs, (left, right), (one, other), where, strict=True):
+        places = tuple(dims.index(axis) for axis in heads)
+        blocks = _blocks(counts, places, dim)
         if blocks is None:
             return None
         found.append(Factor(name, places, dim, blocks))
