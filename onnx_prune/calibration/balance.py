@@ -47,12 +47,14 @@ def products(queries: Array, keys: Array) -> Basis:
         [36.0, 1.0]
         >>> np.allclose(basis.left.T @ basis.right, np.eye(2))
         True
+        >>> products(np.eye(2), np.zeros((2, 2))).energy.tolist()
+        [0.0, 0.0]
     """
-    q, q_inverse = _roots(queries)
-    k, k_inverse = _roots(keys)
+    q, q_inverse, q_most = _roots(queries)
+    k, k_inverse, k_most = _roots(keys)
     u, s, v = np.linalg.svd(q @ k)
     half = np.sqrt(s)[:, None]
-    return Basis(half * (u.T @ q_inverse), half * (v @ k_inverse), s**2)
+    return Basis(half * (u.T @ q_inverse), half * (v @ k_inverse), s**2 * q_most * k_most)
 
 
 def projections(values: Array, weight: Array) -> Basis:
@@ -70,15 +72,20 @@ def projections(values: Array, weight: Array) -> Basis:
         >>> np.allclose(new @ basis.left, [[3.0, 1.0]])
         True
     """
-    root, inverse = _roots(values)
+    root, inverse, most = _roots(values)
     u, s, _ = np.linalg.svd(root @ weight.T)
     energy = np.zeros(len(values))
-    energy[: len(s)] = s**2
+    energy[: len(s)] = s**2 * most
     return Basis(u.T @ inverse, u.T @ root, energy)
 
 
-def _roots(moment: Array) -> tuple[Array, Array]:
-    """The square root of a symmetric matrix, and its inverse."""
+def _roots(moment: Array) -> tuple[Array, Array, float]:
+    """The square root of a symmetric matrix over its largest eigenvalue, the root's inverse, and that value.
+
+    What never varies has no direction of its own: its root is the identity.
+    """
     values, vectors = np.linalg.eigh(moment)
-    root = np.sqrt(np.maximum(values, max(values[-1], np.finfo(np.float64).tiny) * _FLOOR))
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+    most = max(float(values[-1]), 0.0)
+    share = values / most if most > np.finfo(np.float32).tiny else np.ones_like(values)
+    root = np.sqrt(np.maximum(share, _FLOOR))
+    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T, most

@@ -21,7 +21,7 @@ from onnx_prune.calibration.linear import Linear, Product, linear
 from onnx_prune.calibration.measure import Reader, readers
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.roles import operands_with
-from onnx_prune.runtime import Feeds, Session
+from onnx_prune.runtime import Feeds, RunError, Session
 
 Array = NDArray[Any]
 Blocks = NDArray[np.intp]
@@ -166,7 +166,11 @@ def _count(
             start += width
         return session.run({name: fed[name] for name in session.inputs}, wanted)
 
-    arrived = zip(wanted, *map(run, (np.zeros_like(drawn), np.ones_like(drawn), numbers, drawn)), strict=True)
+    marks = (np.zeros_like(drawn), np.ones_like(drawn), numbers, drawn)
+    try:
+        arrived = zip(wanted, *map(run, marks), strict=True)
+    except RunError:  # numbers of that size mean something there, such as a place that is looked up
+        return dict.fromkeys(wanted)
     return {name: _arrived(drawn, *found) for name, *found in arrived}
 
 
