@@ -128,6 +128,9 @@ class _Run:
         with self._stage("coupling"):
             coupling = couple(graph)
         require_matches(coupling, settings.budget)
+        with self._stage("ranking"):
+            coupling = self._turn(coupling)
+        graph = coupling.graph
         barred: set[Atom] = set()
         while True:
             try:
@@ -141,7 +144,12 @@ class _Run:
                 barred |= refusal.atoms
                 self.notes.append(f"held, since {refusal}")
         written = plan.make(
-            coupling, choice.plan, sha256=sha256, criterion=criterion, ratio=settings.budget.ratio
+            coupling,
+            choice.plan,
+            sha256=sha256,
+            criterion=criterion,
+            ratio=settings.budget.ratio,
+            turned=self.calibrator.turned,
         )
         proof, drift, latency, size, model = None, None, None, None, None
         recovery, drift_cut, accuracy = None, None, None
@@ -186,6 +194,23 @@ class _Run:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _turn(self, coupling: Coupling) -> Coupling:
+        """The model in the bases that the data ask for, or that the plan was made in."""
+        path = self.settings.apply_plan
+        if path is None:
+            return self.calibrator.turn(coupling, candidates(coupling, self.settings.budget, set()))
+        asked = plan.turned(plan.read(path))
+        if not asked:
+            return coupling
+        coupling = self.calibrator.turn(coupling, [g for g in coupling.groups if g.name in asked])
+        missing = [name for name in asked if name not in self.calibrator.turned]
+        if missing:
+            raise InputError(
+                f"the plan {path} keeps the first channels of {missing[0]} in a basis that calibration data "
+                "gave: give --data, with --criterion obs and --recover lstsq, as when it was made"
+            )
+        return coupling
 
     def _choose(self, coupling: Coupling, barred: set[Atom]) -> tuple[Choice, str]:
         settings = self.settings

@@ -8,7 +8,7 @@ shuffle whose parts keep different channels what stays is listed in the order th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Plan:
         initializers: by name `{"shape": [...], "keep": {"0": [...]}}`; axes without a cut are left
             out, a private copy of a shared vector says `copy_of` and `users`, and a weight that
             was computed from others and is stored now says `computed`.
-        groups: `{"name", "size", "kept", "members": [[weight, dim], ...]}`.
+        groups: `{"name", "size", "kept", "members": [[weight, dim], ...]}`, and `"turned": true` where
+            that is of the weights in another basis than the model's own, see `calibration.rotate`.
         held: `{"axis": [weight, dim], "size", "why"}`.
     """
 
@@ -76,9 +77,15 @@ def _lines(entries: Mapping[str, Any], depth: int) -> str:
 
 
 def make(
-    coupling: Coupling, chosen: Mapping[Atom, Mask], *, sha256: str, criterion: str, ratio: float
+    coupling: Coupling,
+    chosen: Mapping[Atom, Mask],
+    *,
+    sha256: str,
+    criterion: str,
+    ratio: float,
+    turned: Collection[str] = (),
 ) -> Plan:
-    """The plan file's content for what was chosen."""
+    """The plan file's content for what was chosen; groups in `turned` have a new basis, and say so."""
     initializers: dict[str, dict[str, Any]] = {}
 
     def entry(key: str, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -101,12 +108,18 @@ def make(
             "size": group.size,
             "kept": np.flatnonzero(chosen[group.atom]).tolist(),
             "members": [[m.weight, m.dim] for m in group.members],
+            **({"turned": True} if group.name in turned else {}),
         }
         for group in coupling.groups
         if group.atom in chosen
     )
     held = tuple({"axis": [h.weight, h.dim], "size": h.size, "why": h.why} for h in coupling.held)
     return Plan(sha256, criterion, ratio, initializers, groups, held)
+
+
+def turned(plan: Plan) -> tuple[str, ...]:
+    """Names of the groups whose cut is in another basis than the model's own."""
+    return tuple(row["name"] for row in plan.groups if row.get("turned"))
 
 
 def read(path: Path) -> Plan:

@@ -19,7 +19,14 @@ ROOT = Path(onnx_prune.__file__).parent
 LAYERS = [
     {"errors", "axes.axis", "words", "calibration.gram", "comparison.distance"},
     {"html.chart", "html.page", "terminal.extras"},
-    {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
+    {
+        "calibration.refit",
+        "calibration.obs",
+        "calibration.balance",
+        "calibration.countdown",
+        "sparse.bits",
+        "sparse.orientation",
+    },
     {"plugins"},
     {
         "axes.relation",
@@ -101,8 +108,8 @@ LAYERS = [
         "calibration.measure",
         "calibration.gain",
     },
-    {"sparse.stored", "proof.reference", "calibration.criteria", "allocate"},
-    {"dead.idle"},
+    {"sparse.stored", "proof.reference", "calibration.criteria", "calibration.strands", "allocate"},
+    {"dead.idle", "calibration.rotate"},
     {"dead.clean"},
     {"latency.single", "latency.staircase"},
     {"sparse.ranking", "sparse.zeroing", "sparse.sparsegpt"},

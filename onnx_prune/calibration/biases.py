@@ -52,6 +52,11 @@ class Biases:
         dims, tail = self._graph.dims(name), layer.spread(np.zeros(results)).shape
         return dims[len(dims) - len(tail) :] == tail and bool(np.prod(dims) == results)
 
+    def holder(self, layer: Linear) -> str:
+        """The constant that is the layer's bias: its own operand or what is added after it; "" for none."""
+        added = self._added(layer)
+        return _operand(layer.node, layer.bias) or (added[0].inputs[added[1]] if added else "")
+
     def of(self, layer: Linear) -> Array:
         """What is added to the layer's product by its own bias operand, a number a result."""
         results = layer.results_of(self._graph.dims(layer.stored))

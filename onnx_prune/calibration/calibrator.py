@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import criteria
+from onnx_prune.analyse import couple
 from onnx_prune.axes.axis import Atom
 from onnx_prune.calibration import data as calibration
 from onnx_prune.calibration.biases import growth
@@ -38,12 +39,14 @@ class Calibrator:
 
     Attributes:
         errors: groups whose scores are the error itself that a cut makes.
+        turned: scores of the groups that have a new basis, by name.
     """
 
     def __init__(self, settings: Settings, notes: list[str]) -> None:
         self._settings, self._notes = settings, notes
         self._data: Calibration | None = None
         self.errors: frozenset[Atom] = frozenset()
+        self.turned: Mapping[str, NDArray[np.float64]] = {}
 
     def data(self, coupling: Coupling) -> Calibration | None:
         """The calibration data, None where none are given.
@@ -65,6 +68,38 @@ class Calibrator:
                 count = some(self._data.samples, "sample")
                 self._notes.append(f"{count} to calibrate on are few: from {_FEW} on more is recovered")
         return self._data
+
+    def turn(self, coupling: Coupling, groups: Sequence[Group]) -> Coupling:
+        """The model in the bases in which the first channels matter most, analysed anew.
+
+        Only where weights are to change anyway (`lstsq`) and the error of a cut is what counts (`obs`).
+
+        Args:
+            coupling: the analysed model.
+            groups: those that are to lose channels.
+
+        Raises:
+            InputError: the data are not usable, or onnxruntime can't run the model.
+        """
+        settings = self._settings
+        if settings.recovery != "lstsq" or settings.ranking != "obs" or settings.scores is not None:
+            return coupling
+        from onnx_prune.calibration.rotate import rotate  # most runs have no data
+
+        found = self.data(coupling)
+        assert found is not None
+        try:
+            rotated = rotate(coupling, groups, found, memory=settings.memory, progress=settings.progress)
+        except RunError as error:
+            raise InputError(f"obs can't look into the model: {error}; --criterion l1 need not") from None
+        if rotated is None:
+            return coupling
+        self.turned = rotated.scores
+        self._notes.append(
+            f"{some(len(self.turned), 'group')} turned so that the first channels carry the most, "
+            f"such as {next(iter(self.turned))}: their products stay as they are"
+        )
+        return couple(Graph(rotated.model, coupling.graph.folder))
 
     def scores(self, coupling: Coupling, groups: Sequence[Group]) -> Mapping[Atom, NDArray[np.float64]]:
         """Scores by the criterion that holds, from weights alone or with the data.
@@ -92,6 +127,8 @@ class Calibrator:
             )
         except RunError as error:
             raise InputError(f"{name} can't look into the model: {error}; --criterion l1 need not") from None
+        scores.update((group.atom, self.turned[group.name]) for group in groups if group.name in self.turned)
+        alone = tuple(group for group in alone if group.name not in self.turned)
         self.errors = frozenset(scores) - {group.atom for group in alone} if name == "obs" else frozenset()
         if alone:
             self._notes.append(
