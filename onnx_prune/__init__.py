@@ -22,10 +22,14 @@ from onnx_prune.errors import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import onnx
     from numpy.typing import NDArray
 
+    from onnx_prune.comparison.compare import Compared
     from onnx_prune.coupling import Coupling
+    from onnx_prune.curves.sensitivity import Sensitivity
     from onnx_prune.explanation.explain import Explanation
     from onnx_prune.pipeline import Result
     from onnx_prune.sparse.sparsify import SparseResult
@@ -37,9 +41,11 @@ __all__ = [
     "ProofFailed",
     "PruneError",
     "Unwritable",
+    "compare",
     "couple",
     "explain",
     "prune",
+    "sensitivity",
     "sparsify",
 ]
 
@@ -53,7 +59,8 @@ def prune(
     criterion: str | None = None,
     scores: str | Path | Mapping[str, NDArray[Any]] | None = None,
     across: bool = False,
-    layer_ratios: Mapping[str, float] | None = None,
+    layer_ratios: Mapping[str, float] | Literal["auto"] | None = None,
+    sensitivity: str | Path | None = None,
     ignore: Sequence[str] = (),
     round_to: int | Literal["auto"] = "auto",
     min_channels: int = 1,
@@ -70,6 +77,7 @@ def prune(
     drift_data: str | Path | None = None,
     evaluate: str | Path | None = None,
     threads: int = 0,
+    max_memory: int | None = None,
     strict: bool = False,
     external_data: Literal["auto", "always", "never"] = "auto",
     apply_plan: str | Path | None = None,
@@ -82,13 +90,15 @@ def prune(
         model: a path, or a model in memory, which is left as it is.
         output: where to write the pruned model; None only returns it.
         ratio: fraction of channels removed in every group that can be cut, in [0, 1).
-        target: what is to be left of the whole model instead, such as "macs=0.5", "params=1.5M" or
-            "size=10MB"; groups lose more or less, as hurts least.
+        target: what is to be left of the whole model instead, such as "macs=0.5", "params=1.5M",
+            "size=10MB" or, measured in onnxruntime, "latency=8ms"; groups lose more or less, as hurts least.
         criterion: how channels are ranked: "l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale" or
             "random"; with data also "obs", "activation", "wanda" or "flap".  "obs" with data, else "l1".
         scores: your own scores instead, by weight name; shape (channels,), the highest stay.
         across: rank channels across groups, each group's scores divided by their mean.
-        layer_ratios: other ratios for the groups that a glob over weight or node names matches.
+        layer_ratios: other ratios for the groups that a glob over weight or node names matches; "auto"
+            measures what each group can spare, and leaves as many parameters as `ratio` alone would.
+        sensitivity: the same by a file of curves that were measured before, see `sensitivity`.
         ignore: globs; groups that touch a match stay whole.
         round_to: multiple that layer widths are rounded to; "auto" is 16, 8 or 4 by the width.
         min_channels: channels that stay in every group at least.
@@ -110,6 +120,8 @@ def prune(
             of them serve the proof, too.
         evaluate: .npz with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
+        max_memory: bytes that the proof and the runs may take; a model that does not fit is proved a block of
+            nodes at a time.  None for what the machine has.
         strict: raise NothingToPrune where rounding moves the count of channels by over 10 %.
         external_data: whether the output keeps its weights in a file of their own.
         apply_plan: replay a plan file instead of choosing.
@@ -121,7 +133,8 @@ def prune(
 
     Raises:
         InputError: the model, an option or a file is not usable.
-        NothingToPrune: nothing can be cut; the message says why.
+        NothingToPrune: nothing can be cut, or (TargetMissed) no model within 5 % of a latency was found; the
+            message says why.
         NotProved: there can be no proof: onnxruntime can't run the model, or its outputs say nothing.
         ProofFailed: the cut model is not the masked original, which is a bug of ours.
 
@@ -152,7 +165,7 @@ def prune(
         budget=Budget(
             ratio=ratio,
             across=across,
-            layer_ratios=tuple((layer_ratios or {}).items()),
+            layer_ratios=() if isinstance(layer_ratios, str) else tuple((layer_ratios or {}).items()),
             ignore=tuple(ignore),
             round_to=round_to,
             min_channels=min_channels,
@@ -163,6 +176,7 @@ def prune(
         ),
         criterion=criterion,
         scores=Path(scores) if isinstance(scores, str) else scores,
+        sensitivity="auto" if layer_ratios == "auto" else None if sensitivity is None else Path(sensitivity),
         apply_plan=None if apply_plan is None else Path(apply_plan),
         validate=validate,
         data=data,
@@ -174,6 +188,7 @@ def prune(
         drift_data=None if drift_data is None else Path(drift_data),
         evaluate=None if evaluate is None else Path(evaluate),
         threads=threads,
+        max_memory=max_memory,
         strict=strict,
         external_data=external_data,
     )
@@ -230,6 +245,84 @@ def explain(
     from onnx_prune.settings import Budget
 
     return run(model, Budget(mixed=mixed, attention=attention), why)
+
+
+def compare(
+    first: str | Path | onnx.ModelProto,
+    second: str | Path | onnx.ModelProto,
+    *,
+    data: str | Path | None = None,
+    evaluate: str | Path | None = None,
+    threads: int = 0,
+) -> Compared:
+    """Run any two models on the same inputs: how far their answers are apart, what they cost, how fast.
+
+    Args:
+        first: a path, or a model in memory.
+        second: the other, with the same inputs.
+        data: .npz with an array for each input; random inputs where there is none.
+        evaluate: .npz with inputs and their `labels`, to count what both get right.
+        threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
+
+    Returns:
+        The comparison: `outputs` has the distance of each output by name, `sizes` what both cost.
+
+    Raises:
+        InputError: a file is not usable, the models' inputs differ, they have no output in common, or
+            onnxruntime can't run one of them.
+    """
+    from onnx_prune.comparison.compare import compare as run
+
+    return run(first, second, data=data, labelled=evaluate, threads=threads)
+
+
+def sensitivity(
+    model: str | Path | onnx.ModelProto,
+    *,
+    ratios: Sequence[float] = (0.25, 0.5, 0.75),
+    data: str | Path | Iterable[Mapping[str, NDArray[Any]]] | None = None,
+    criterion: str | None = None,
+    ignore: Sequence[str] = (),
+    mixed: bool = False,
+    attention: Literal["auto", "heads", "dims", "both"] = "auto",
+    cache: str | Path | None = None,
+    executor: Executor | None = None,
+    jobs: int | None = None,
+) -> Sensitivity:
+    """Cut each group alone at several ratios, and measure how far the model's answers move.
+
+    Args:
+        model: a path, or a model in memory.
+        ratios: fractions of a group's channels to remove, each in (0, 1).
+        data: inputs, as for `prune`; random ones where there are none.
+        criterion: how the channels of a group are ranked, as for `prune`.
+        ignore: globs; groups that touch a match are left out.
+        mixed: also measure axes that a LayerNorm or another statistic runs over.
+        attention: which of heads and head size is cut.
+        cache: a file that keeps what was measured, and that `prune` takes as `sensitivity`; what it has is
+            not measured again, so a run that was stopped goes on.
+        executor: runs the jobs in place of this machine's cores: anything of the kind of
+            `concurrent.futures`, such as Dask's `Client.get_executor()`.
+        jobs: processes of this machine, None for one a core, 1 starts none; or how many jobs are with the
+            executor at once, None for 64.
+
+    Returns:
+        The curves, one for each group.
+
+    Raises:
+        InputError: a file or an option is not usable, or onnxruntime can't run the model.
+        NothingToPrune: no group can be cut.
+    """
+    from onnx_prune.curves.measure import measure
+    from onnx_prune.settings import Budget, Settings
+
+    settings = Settings(
+        budget=Budget(ignore=tuple(ignore), mixed=mixed, attention=attention),
+        criterion=criterion,
+        data=data,
+        recover="none",
+    )
+    return measure(model, settings, ratios=ratios, cache=cache, executor=executor, jobs=jobs)
 
 
 def sparsify(

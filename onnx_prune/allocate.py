@@ -6,15 +6,15 @@ met; what the last step took too much is given back where it helps most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod as product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.axes.axis import Atom, atoms
-from onnx_prune.choose import Choice, best_of, least_of, step_of, widths_of
+from onnx_prune.choose import Choice, best_of, widths_of
 from onnx_prune.cost import MACS, macs, repeats
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
@@ -22,13 +22,16 @@ from onnx_prune.kept import size_kept
 from onnx_prune.model import tensors
 from onnx_prune.model.graph import weight_of
 from onnx_prune.model.nodes import Node
-from onnx_prune.settings import Budget
+from onnx_prune.settings import Budget, Target
+from onnx_prune.widths import Leads, least_of, step_of
 from onnx_prune.words import human
 
 Counts = Mapping[Atom, int]
 Shapes = Mapping[str, tuple[int, ...]]
 Term = Callable[[Counts], float]
 _FLOOR = 0.1
+_RECOUNTS = 6  # of what would be written, at most
+_NEAR = 0.005  # of the target, within which it is not counted again
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,20 @@ class Bill:
     def total(self, counts: Counts) -> float:
         """The cost when so many channels are kept; atoms that are left out keep all."""
         return self.fixed + sum(term(counts) for term in self.terms)
+
+    def led(self, leads: Leads) -> Bill:
+        """The same in the counts of the groups that lead; those of the others follow."""
+        if not leads.webs:
+            return self
+
+        def follow(term: Term) -> Term:
+            return lambda counts: term(leads.spread(counts))
+
+        touching: dict[Atom, tuple[int, ...]] = {}
+        for atom, around in self.touching.items():
+            leader = leads.leader.get(atom, atom)
+            touching[leader] = tuple(dict.fromkeys((*touching.get(leader, ()), *around)))
+        return Bill(self.fixed, tuple(map(follow, self.terms)), touching)
 
 
 def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -> Bill:
@@ -70,6 +87,10 @@ def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -
             size_kept(axis, n, counts, whole) for axis, n in zip(axes[name], shapes[name], strict=True)
         )
 
+    def around(names: Iterable[str]) -> set[Atom]:
+        """The atoms that the sizes of these tensors depend on."""
+        return {a for name in names for axis in axes.get(name, ()) for a in atoms(axis)} & mine
+
     times = repeats(graph, shapes)
 
     def work(node: Node) -> Term:
@@ -84,22 +105,19 @@ def bill(coupling: Coupling, kind: str, shapes: Shapes, free: Sequence[Group]) -
     if kind == "macs":
         for node in graph.nodes:
             if node.op in MACS:
-                names = [name for name in (*node.inputs, *node.outputs) if name in axes]
-                found.append((work(node), {a for n in names for axis in axes[n] for a in atoms(axis)} & mine))
+                found.append((work(node), around((*node.inputs, *node.outputs))))
     else:
         for name, tensor in graph.weights.items():
             count = product(tensor.dims)
             each = 1.0 if kind == "params" else tensors.nbytes(tensor) / max(count, 1)
             if name not in graph.frozen and (kind == "size" or graph.is_parameter(name)):
-                found.append(
-                    (stored(name, each), {a for axis in axes.get(name, ()) for a in atoms(axis)} & mine)
-                )
-    terms = [(term, around) for term, around in found if around]
+                found.append((stored(name, each), around((name,))))
+    terms = [(term, own) for term, own in found if own]
     touching: dict[Atom, tuple[int, ...]] = dict.fromkeys(mine, ())
-    for j, (_, around) in enumerate(terms):
-        for atom in around:
+    for j, (_, own) in enumerate(terms):
+        for atom in own:
             touching[atom] += (j,)
-    fixed = sum(term({}) for term, around in found if not around)
+    fixed = sum(term({}) for term, own in found if not own)
     return Bill(fixed, tuple(term for term, _ in terms), touching)
 
 
@@ -122,12 +140,29 @@ def curve(scores: NDArray[np.float64], *, cumulative: bool) -> NDArray[np.float6
     return np.concatenate([[0.0], ascending])
 
 
+def as_left(coupling: Coupling, choice: Choice, budget: Budget, shapes: Shapes) -> Budget:
+    """The budget with a target in place of its ratio: the parameters that a choice by the ratio leaves.
+
+    Args:
+        coupling: the analysed model.
+        choice: what the ratio alone would keep.
+        budget: what was asked for; its target, if it has one, holds.
+        shapes: of all tensors before the cut.
+    """
+    if budget.target is not None:
+        return budget
+    costs = bill(coupling, "params", shapes, choice.groups)
+    kept = {atom: int(mask.sum()) for atom, mask in choice.plan.items()}
+    left = coupling.graph.params() - (costs.total({}) - costs.total(kept))
+    return replace(budget, target=Target("params", left, True, f"params={left:.0f}"))
+
+
 def widths_allowed(coupling: Coupling, groups: Sequence[Group], budget: Budget) -> dict[Atom, list[int]]:
     """The counts that each group may keep, from all down to the least; whole layers meet their multiple."""
     widths = widths_of(coupling)
     allowed = {}
     for group in groups:
-        least = max(least_of(group, budget), int(np.ceil(_FLOOR * group.size)))
+        least = max(least_of(group.size, budget), int(np.ceil(_FLOOR * group.size)))
         choices = range(group.size, least - 1, -1)
         width = max(widths.get(group.atom, {group.size}))
         sizes = {k: k * width // group.size for k in choices}
@@ -164,8 +199,9 @@ def meet(
     *,
     shapes: Shapes,
     original: int,
-    spare: int = 0,
+    recount: Callable[[Choice], int] | None = None,
     errors: Collection[Atom] = (),
+    losses: Mapping[Atom, NDArray[np.float64]] | None = None,
 ) -> Choice:
     """Which channels stay so that the budget's target is met.
 
@@ -176,28 +212,46 @@ def meet(
         budget: what was asked for; it has a target.
         shapes: of all tensors before the cut.
         original: what the model costs before the cut, of the target's kind.
-        spare: how much is kept free for what recovery adds.
+        recount: counts what is written of a choice, where that is more than what is left of the original's
+            weights: new biases, private copies of shared vectors, records.
         errors: groups whose scores are losses already, see `curve`.
+        losses: for each group its loss by channels removed, where that was measured.
 
     Raises:
         InputError: the target can't be met.
     """
     target = budget.target
     assert target is not None
-    costs = bill(coupling, target.kind, shapes, groups)
-    curves = {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in groups}
+    leads = Leads.of(coupling, groups, budget)
+    alone = leads.alone(groups)
+    costs = bill(coupling, target.kind, shapes, groups).led(leads)
+    curves = losses or {g.atom: curve(scores[g.atom], cumulative=g.atom in errors) for g in alone}
     beside = original - costs.total({})
-    allowed = widths_allowed(coupling, groups, budget)
+    allowed = widths_allowed(coupling, alone, budget)
     limit = target.amount if target.absolute else target.amount * original
-    try:
-        counts = allocate(costs, curves, allowed, limit - beside - spare)
-    except InputError:
-        least = costs.total({atom: steps[-1] for atom, steps in allowed.items()}) + beside + spare
-        raise InputError(
-            f"--target {target} can't be met: {human(least)} of {human(original)} are left where every group "
-            "is at its least; see what is held with --dry-run -v, or try --round-to 1"
-        ) from None
-    return Choice(best_of(groups, scores, counts), counts, tuple(groups))
+    spare, found = 0.0, None
+    for _ in range(_RECOUNTS):
+        try:
+            counts = allocate(costs, curves, allowed, limit - beside - spare)
+        except InputError:
+            least = costs.total({atom: steps[-1] for atom, steps in allowed.items()}) + beside + spare
+            raise InputError(
+                f"--target {target} can't be met: {human(least)} of {human(original)} are left where every "
+                "group is at its least; see what is held with --dry-run -v, or try --round-to 1"
+            ) from None
+        counts = dict(leads.spread(counts))
+        choice = Choice(best_of(groups, scores, counts), counts, tuple(groups))
+        if recount is None:
+            return choice
+        whole = recount(choice)
+        if whole <= limit:
+            found = choice
+            if whole >= (1 - _NEAR) * limit:
+                break
+        # where that comes out too large, what was spared before was too little in any case
+        more = whole - costs.total(counts) - beside
+        spare = more if whole <= limit else max(more, spare + whole - limit)
+    return found or choice
 
 
 class _Allocation:

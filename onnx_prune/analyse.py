@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axes.axis import Atom, atoms, size
+from onnx_prune.axes.axis import Atom, Bundle, atoms, size
+from onnx_prune.axes.deals import Deal, webs
 from onnx_prune.axes.relation import Dims, Op, Relation
 from onnx_prune.axes.unify import Solver
 from onnx_prune.coupling import Bound, Coupling, Group, Held, Member, Role, Site
 from onnx_prune.errors import Misfit
+from onnx_prune.loosen import cuttable, loosened
 from onnx_prune.model.graph import Graph, copy_key, weight_of
 from onnx_prune.model.nodes import Node, Path
 from onnx_prune.roles import operands_with, roles_of
@@ -37,10 +39,20 @@ SINGLE = "its channels are shuffled apart until each stands alone"
 UNREAD = "nothing but this weight has these positions: a slice drops them, or they are summed up at once"
 
 
-def couple(graph: Graph) -> Coupling:
-    """Analyse a graph; it never raises for a valid model: what is not understood is held."""
+def couple(graph: Graph, *, loose: bool = True) -> Coupling:
+    """Analyse a graph; it never raises for a valid model: what is not understood is held.
+
+    Args:
+        graph: the graph.
+        loose: let the parts of a channel shuffle keep different channels, see `onnx_prune.loosen`.
+    """
     shapes, probe = infer(graph)
-    return _Analysis(graph, shapes, probe).run()
+    found = _Analysis(graph, shapes, probe).run()
+    told = loosened(found) if loose else {}
+    if told:
+        other = _Analysis(graph, shapes, probe, told).run()
+        found = max(found, other, key=lambda coupling: (cuttable(coupling), len(coupling.webs)))
+    return found
 
 
 @dataclass
@@ -48,6 +60,8 @@ class _Analysis:
     graph: Graph
     shapes: Shapes
     probe: Shapes | None
+    told: Mapping[int, Relation] = field(default_factory=dict)
+    deals: list[Deal] = field(default_factory=list)
     solver: Solver = field(default_factory=Solver)
     axes: dict[str, Dims] = field(default_factory=dict)
     extents: set[Site] = field(default_factory=set)
@@ -68,7 +82,7 @@ class _Analysis:
             if node.op != "Constant" and node.index not in done:
                 relation = self._relation(node)
                 if relation is not None:
-                    asked.append((node, relation))
+                    asked.append((node, self.told.get(node.index, relation)))
         self.constant = self._constant([node for node, _ in asked])
         zeros = Zeros(self.graph, self.shapes.types, self.values, self._key, asked)
         relations = [Bound(node, r, r, self._obey(node, r, zeros)) for node, r in asked]
@@ -79,7 +93,10 @@ class _Analysis:
         resolved = tuple(self._resolved(bound) for bound in relations)
         self.axes = axes
         found = {atom for dims in axes.values() for axis in dims for atom in atoms(axis)}
-        groups, held = self._groups(roles_of(self.constant, self._key, relations))
+        dealt = [Deal(tuple(map(self.solver.resolve, deal.parts)), deal.whole) for deal in self.deals]
+        fixed = {atom for one in self.solver.fixed for atom in atoms(self.solver.resolve(one))}
+        shuffled = {atom for deal in dealt for part in deal.parts for atom in atoms(part)} - fixed
+        groups, held = self._groups(roles_of(self.constant, self._key, relations), shuffled)
         return Coupling(
             self.graph,
             self.shapes,
@@ -100,6 +117,7 @@ class _Analysis:
             ),
             {atom: why for atom in found if (why := self.solver.held(atom))},
             self.origins,
+            webs(dealt, {group.atom for group in groups}, axes.values()),
         )
 
     # What is known before any rule is asked.
@@ -291,8 +309,12 @@ class _Analysis:
         for key, dims in zip((*keys, *node.outputs), (*relation.operands, *relation.results), strict=True):
             if dims is not None and key:
                 for j, (have, said) in enumerate(zip(self._dims(key) or (), dims, strict=True)):
+                    if isinstance(said, Bundle):
+                        self.deals.append(Deal(said.parts, whole=True))
                     if why := self.solver.unify(have, said):
                         self._arises(why, [(key, j)])
+        self.deals += map(Deal, self.solver.dealt)
+        self.solver.dealt.clear()
 
     def _hold_dynamic(self) -> None:
         """Hold axes whose size changes from run to run, but for the static factors of a product.
@@ -368,7 +390,9 @@ class _Analysis:
                 heads |= {leaf for a in mine for leaf in atoms(self.solver.resolve(a))}
         return frozenset(heads)
 
-    def _groups(self, roles: dict[tuple[str, int], Role]) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
+    def _groups(
+        self, roles: dict[tuple[str, int], Role], shuffled: set[Atom]
+    ) -> tuple[tuple[Group, ...], tuple[Held, ...]]:
         extents = self.extents - self.others  # the rows of a tied embedding are channels elsewhere
         members: dict[Atom, list[Member]] = {}
         held: list[Held] = []
@@ -380,12 +404,12 @@ class _Analysis:
             for j, axis in enumerate(dims):
                 member = Member(name, key, j, roles.get((key, j), "other"))
                 found = dict.fromkeys(atoms(axis))
-                if size(axis) > 1 and all(atom.size == 1 for atom in found):
+                if size(axis) > 1 and all(atom.size == 1 and atom not in shuffled for atom in found):
                     reasons = (self.solver.held(atom) for atom in found)
                     held.append(Held(name, j, size(axis), next(filter(None, reasons), SINGLE)))
                 for atom in found:
                     why = self.solver.held(atom) or (UNREAD if places[atom] == 1 else None)
-                    if atom.size <= 1:
+                    if atom.size < 1 or (atom.size == 1 and atom not in shuffled):
                         continue
                     if why is None:
                         members.setdefault(atom, []).append(member)

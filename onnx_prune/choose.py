@@ -10,8 +10,6 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import floor
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +19,10 @@ from onnx_prune.coupling import Coupling, Group, products
 from onnx_prune.errors import InputError
 from onnx_prune.model.graph import weight_of
 from onnx_prune.settings import Budget
+from onnx_prune.widths import Leads, least_of, removed, step_of
 from onnx_prune.words import plain
 
 Scores = Mapping[Atom, NDArray[np.float64]]
-_EPSILON = 1e-9  # 0.3 * 10 is 2.9999999999999996, and means 3
 NEAR = 0.1  # how far from the ratio, in parts of it, whole heads may end and still be preferred to dims
 
 
@@ -52,7 +50,8 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
 
     def rank(group: Group) -> tuple[int, float, int, int]:
         against = rivals.get(group.atom, set())
-        ratio = ratio_of(coupling, group, budget)
+        own = ratio_of(coupling, [group], budget)
+        ratio = budget.ratio if own is None else own
         counts = {_rounded(group, ratio, width, budget) for width in widths.get(group.atom, {group.size})}
         off_target = max(abs(1 - kept / group.size - ratio) for kept in counts)
         return (
@@ -75,6 +74,9 @@ def candidates(coupling: Coupling, budget: Budget, barred: Collection[Atom] = ()
     for group in sorted(free, key=rank):
         if not rivals.get(group.atom, set()) & chosen:
             chosen.add(group.atom)
+    for web in coupling.webs:  # all or none
+        if not chosen.issuperset(web.atoms):
+            chosen.difference_update(web.atoms)
     return [g for g in free if g.atom in chosen]
 
 
@@ -91,7 +93,7 @@ def widths_of(coupling: Coupling) -> dict[Atom, set[int]]:
 
 def _rounded(group: Group, ratio: float, width: int, budget: Budget) -> int:
     """How many channels stay of one factor of an axis of `width`, which is rounded as a whole."""
-    asked = group.size - floor(ratio * group.size + _EPSILON)
+    asked = group.size - removed(ratio, group.size)
     widths = {k: k * width // group.size for k in range(1, group.size + 1)}
     step = step_of(width, widths.values(), budget)
     fits = [k for k, n in widths.items() if n % step == 0 or n == width]
@@ -136,11 +138,11 @@ def require_matches(coupling: Coupling, budget: Budget) -> None:
                 )
 
 
-def ratio_of(coupling: Coupling, group: Group, budget: Budget) -> float:
-    """The ratio that holds for one group."""
-    ratio = budget.ratio
+def ratio_of(coupling: Coupling, groups: Sequence[Group], budget: Budget) -> float | None:
+    """The ratio that groups which are cut alike have of their own, None where they have none."""
+    ratio = None
     for glob, special in budget.layer_ratios:
-        if matches(coupling, group, [glob]):
+        if any(matches(coupling, group, [glob]) for group in groups):
             ratio = special
     return ratio
 
@@ -179,14 +181,18 @@ def choose(coupling: Coupling, scores: Scores, budget: Budget, groups: Sequence[
         budget: what was asked for.
         groups: the groups that may be cut, see `candidates`.
     """
-    asked = _global_counts(groups, scores, budget) if budget.across else {}
-    for group in groups:
-        if group.atom not in asked or any(matches(coupling, group, [g]) for g, _ in budget.layer_ratios):
-            asked[group.atom] = group.size - floor(ratio_of(coupling, group, budget) * group.size + _EPSILON)
-        asked[group.atom] = max(least_of(group, budget), asked[group.atom])
-    counts = dict(asked)
-    _round(coupling, counts, budget, {group.atom: least_of(group, budget) for group in groups})
-    return Choice(best_of(groups, scores, counts), asked, tuple(groups))
+    leads = Leads.of(coupling, groups, budget)
+    alone = leads.alone(groups)
+    asked = _global_counts(alone, scores, budget) if budget.across else {}
+    for group in alone:
+        ratio = ratio_of(coupling, leads.followers(group, groups), budget)
+        if group.atom not in asked or ratio is not None:
+            asked[group.atom] = group.size - removed(budget.ratio if ratio is None else ratio, group.size)
+        asked[group.atom] = max(least_of(group.size, budget), asked[group.atom])
+    counts = dict(leads.spread(asked))
+    least = {group.atom: least_of(group.size, budget) for group in alone}
+    _round(coupling, counts, budget, least, leads.leader)
+    return Choice(best_of(groups, scores, counts), dict(leads.spread(asked, rounded=False)), tuple(groups))
 
 
 def best_of(groups: Sequence[Group], scores: Scores, counts: Mapping[Atom, int]) -> dict[Atom, Mask]:
@@ -205,12 +211,6 @@ def best(scores: NDArray[np.float64], count: int) -> Mask:
     return mask
 
 
-def least_of(group: Group, budget: Budget) -> int:
-    """The fewest channels that a group may keep."""
-    by_ratio = group.size - floor(budget.max_ratio * group.size + _EPSILON)
-    return min(group.size, max(1, budget.min_channels, by_ratio))
-
-
 def _global_counts(groups: Sequence[Group], scores: Scores, budget: Budget) -> dict[Atom, int]:
     """Channels kept when all are ranked together, each group's scores divided by their mean size."""
     order = []
@@ -218,31 +218,22 @@ def _global_counts(groups: Sequence[Group], scores: Scores, budget: Budget) -> d
         own = scores[group.atom] / (np.abs(scores[group.atom]).mean() or 1.0)
         order += [(float(s), rank, j) for j, s in enumerate(own)]
     counts = {g.atom: g.size for g in groups}
-    left = floor(budget.ratio * len(order) + _EPSILON)
+    left = removed(budget.ratio, len(order))
     for _, rank, _ in sorted(order):
         group = groups[rank]
-        if left and counts[group.atom] > least_of(group, budget):
+        if left and counts[group.atom] > least_of(group.size, budget):
             counts[group.atom] -= 1
             left -= 1
     return counts
 
 
-def multiple(width: int, round_to: int | Literal["auto"]) -> int:
-    """The multiple that a layer of `width` channels is rounded to.
-
-    "auto" depends on the width alone, so that a model is cut the same on every host: onnxruntime's
-    convolutions run in blocks of 16 (8 on AVX2), and a width that is no multiple of 4 leaves the
-    blocked layout.
-
-    >>> [multiple(n, "auto") for n in (256, 64, 48, 24)]
-    [16, 16, 8, 4]
-    """
-    if round_to != "auto":
-        return round_to
-    return 16 if width >= 64 else 8 if width >= 32 else 4
-
-
-def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget, least: Mapping[Atom, int]) -> None:
+def _round(
+    coupling: Coupling,
+    counts: dict[Atom, int],
+    budget: Budget,
+    least: Mapping[Atom, int],
+    settled: Collection[Atom],
+) -> None:
     """Round whole axes to a multiple, each by the group that moves its width least.
 
     Axes on which fewer groups stand come first; what they settled is not moved again.  No group
@@ -252,13 +243,14 @@ def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget, least: M
     for name, dims in coupling.axes.items():
         if weight_of(name) in coupling.graph.weights:
             axes.update((axis, None) for axis in dims if any(a in counts for a in atoms(axis)))
-    done: set[Atom] = set()
+    done = set(settled)
     for axis in sorted(axes, key=lambda axis: sum(a in counts for a in atoms(axis))):
         width, whole = count(axis, counts), size(axis)
         free = [a for a in dict.fromkeys(atoms(axis)) if a in counts and a not in done]
         done.update(free)
+        mine = {a: counts[a] for a in atoms(axis) if a in counts}
         moves = {
-            (j, k): count(axis, counts | {atom: k})
+            (j, k): count(axis, mine | {atom: k})
             for j, atom in enumerate(free)
             for k in range(least[atom], atom.size + 1)
         }
@@ -271,15 +263,3 @@ def _round(coupling: Coupling, counts: dict[Atom, int], budget: Budget, least: M
         if width % step and nearest:
             *_, j, k = min(nearest)
             counts[free[j]] = k
-
-
-def step_of(whole: int, widths: Collection[int], budget: Budget) -> int:
-    """The multiple that an axis is rounded to, of those that leave it a choice.
-
-    13 groups of 8 channels meet no multiple of 16 by channels per group, but one of 4: "auto" is
-    content with that, unless the whole axis meets the larger one.
-    """
-    step = multiple(whole, budget.round_to)
-    while budget.round_to == "auto" and whole % step and all(n % step or n == whole for n in widths):
-        step //= 2
-    return step

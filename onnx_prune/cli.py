@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, given_names
+from onnx_prune.options import ABOUT, CLOSING, PARAMS, USAGE, check, files_of, given_names
 from onnx_prune.settings import Budget, Settings, target
 from onnx_prune.sparse import options as options_sparse
 from onnx_prune.terminal import config
-from onnx_prune.terminal.command import HELP_OPTIONS, printing
+from onnx_prune.terminal.command import HELP_OPTIONS, called, printing
 from onnx_prune.terminal.program import Program, Source
 from onnx_prune.terminal.working import working
 
@@ -46,11 +46,12 @@ def main(ctx: click.Context, /, **given: Any) -> None:
     settings = Settings(
         budget=Budget(
             **{name: given[name] for name in _BUDGET},
-            layer_ratios=tuple(given["layer_ratios"]),
+            layer_ratios=() if given["layer_ratios"] == "auto" else tuple(given["layer_ratios"]),
             target=None if given["target"] is None else target(given["target"]),
         ),
         criterion=given["criterion"],
         scores=_path(given["scores"]),
+        sensitivity="auto" if given["layer_ratios"] == "auto" else _path(given["sensitivity"]),
         apply_plan=_path(given["apply_plan"]),
         validate=not given["no_validate"],
         data=given["data"],
@@ -62,12 +63,18 @@ def main(ctx: click.Context, /, **given: Any) -> None:
         drift_data=_path(given["drift_data"]),
         evaluate=_path(given["evaluate"]),
         threads=given["threads"],
+        max_memory=given["max_memory"],
         strict=given["strict"],
         external_data=given["external_data"],
     )
     check(ctx, given)
     with working(shown=not (given["quiet"] or given["as_json"])) as progress:
         report = _prune(given, replace(settings, progress=progress))
+        if given["report"] is not None:
+            progress("writing the report")
+            from onnx_prune.html.write import write_channels
+
+            write_channels(given["report"], report, command=called(ctx), also=files_of(given))
     _save_config(ctx, given)
     _print(report, given)
 
@@ -87,6 +94,11 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
             plot=given["plot"],
             dry_run=given["dry_run"],
         ).report
+        if given["report"] is not None:
+            progress("writing the report")
+            from onnx_prune.html.write import write_weights
+
+            write_weights(given["report"], report, command=called(ctx), also=files_of(given))
     _save_config(ctx, given)
     if given["quiet"] and not given["as_json"]:
         return

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from onnx_prune.axes.axis import Atom, Axis, Prod
+from onnx_prune.axes.deals import Web
 from onnx_prune.axes.relation import Dims, Relation
 from onnx_prune.codes import Coded
 from onnx_prune.model.graph import Graph, weight_of
@@ -108,6 +109,7 @@ class Coupling:
         unmasked: keys of operands that say where or how to read; they are cut but never masked.
         reasons: why each atom that is held is.
         origins: for each reason to hold or mix an axis where it arises, (key, dim) pairs.
+        webs: groups whose counts depend on each other, though they keep different channels.
     """
 
     graph: Graph
@@ -124,6 +126,7 @@ class Coupling:
     unmasked: frozenset[str] = frozenset()
     reasons: Mapping[Atom, str] = field(default_factory=dict)
     origins: Mapping[str, Collection[Site]] = field(default_factory=dict)
+    webs: tuple[Web, ...] = ()
 
     def key(self, node: Node, k: int) -> str:
         """The name under which `axes` has operand `k` of `node`."""

@@ -11,7 +11,7 @@ import onnx
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, add_constant, rearrange, start
 from onnx_prune.follow import Follower
-from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.kept import Plan, in_pieces, slicer, stays
 from onnx_prune.model.graph import weight_of
 from onnx_prune.model.nodes import Path, Place, graph_at, names_read
 
@@ -51,8 +51,8 @@ def copies_made(coupling: Coupling, plan: Plan) -> Copies:
     taken = {*coupling.graph.weights, *coupling.shapes.known}
     shared: dict[str, dict[tuple[tuple[int, bytes], ...], list[tuple[tuple[int, int], str]]]] = {}
     for user, key in coupling.copies.items():
-        found = enumerate(masks(coupling, key, plan))
-        cuts = tuple((dim, mask.tobytes()) for dim, mask in found if mask is not None)
+        found = enumerate(stays(coupling, key, plan))
+        cuts = tuple((dim, places.tobytes()) for dim, places in found if places is not None)
         shared.setdefault(weight_of(key), {}).setdefault(cuts, []).append((user, key))
     leading: dict[str, str] = {}
     made: list[Copy] = []
@@ -83,17 +83,18 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
     copies = copies_made(coupling, plan)
 
     def change(name: str) -> Edit | None:
-        found = masks(coupling, copies.leading.get(name, name), plan)
-        if all(mask is None for mask in found):
+        found = stays(coupling, copies.leading.get(name, name), plan)
+        if all(places is None for places in found):
             return None
         sizes = zip(graph.dims(name), found, strict=True)
-        return Edit(slicer(found), tuple(n if mask is None else int(mask.sum()) for n, mask in sizes))
+        dims = tuple(n if places is None else places.size for n, places in sizes)
+        return Edit(slicer(found), dims, in_pieces(found))
 
     draft = start(graph, change)
     paths = [(), *(body.path for body in graph.bodies)]
     live = {path: _live_names(graph_at(graph.model.graph, path)) for path in paths}
     for copy in copies.made:
-        array = slicer(masks(coupling, copy.key, plan))(graph.array(copy.source))
+        array = slicer(stays(coupling, copy.key, plan))(graph.array(copy.source))
         add_constant(draft, copy.name, array)
         for index, k in copy.users:
             draft.rewire(graph.nodes[index], k, copy.name)
@@ -111,10 +112,10 @@ def cut(coupling: Coupling, plan: Plan) -> Draft:
 def _declare(coupling: Coupling, plan: Plan, graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Shapes that the model declares for cut tensors follow; nothing else about them changes."""
     for value in (*graph.value_info, *graph.input, *graph.output):
-        found = masks(coupling, names.get(value.name, value.name), plan)
-        for dim, mask in zip(value.type.tensor_type.shape.dim, found, strict=False):
-            if mask is not None and dim.HasField("dim_value"):
-                dim.dim_value = int(mask.sum())
+        found = stays(coupling, names.get(value.name, value.name), plan)
+        for dim, places in zip(value.type.tensor_type.shape.dim, found, strict=False):
+            if places is not None and dim.HasField("dim_value"):
+                dim.dim_value = places.size
 
 
 def _live_names(graph: onnx.GraphProto) -> set[str]:

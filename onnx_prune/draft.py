@@ -15,7 +15,7 @@ import onnx
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
-from onnx_prune.model import tensors
+from onnx_prune.model import lazy, tensors
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.nodes import Node, Place, graph_at
 from onnx_prune.model.pieces import Pieces
@@ -55,6 +55,7 @@ class Draft:
     content: dict[str, Callable[[], Array]] = field(default_factory=dict)
     replaced: set[Place] = field(default_factory=set)
     inserted: dict[Place, list[onnx.NodeProto]] = field(default_factory=dict)
+    _made: dict[str, lazy.Made] = field(default_factory=dict)
 
     def proto(self, node: Node) -> onnx.NodeProto:
         """The record of one of the original's nodes, while they are where they were."""
@@ -76,6 +77,20 @@ class Draft:
         inputs = graph.node[at].input
         inputs.extend([""] * (j + 1 - len(inputs)))
         inputs[j] = name
+
+    def lent(self) -> onnx.ModelProto:
+        """A copy of the model whose content is made whenever it is read, as long as the draft is there."""
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.model)
+        for tensor in copy.graph.initializer:
+            if tensor.name not in self.content:
+                continue
+            if tensor.data_type == onnx.TensorProto.STRING:
+                tensors.fill(tensor, self.content[tensor.name]())
+                continue
+            made = self._made.setdefault(tensor.name, lazy.Made(_bytes_of(self.content[tensor.name])))
+            made.put_off(tensor)
+        return copy
 
     def whole(self) -> onnx.ModelProto:
         """The model with all content filled in; the draft keeps its structure and gains the data."""
@@ -99,7 +114,8 @@ def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
     for tensor in graph.model.graph.initializer:
         edit = change(tensor.name)
         copy = draft.model.graph.initializer.add()
-        if edit is None and (tensors.is_external(tensor) or len(tensor.raw_data) <= _SMALL):
+        light = not lazy.is_put_off(tensor) and len(tensor.raw_data) <= _SMALL
+        if edit is None and (tensors.is_external(tensor) or light):
             copy.CopyFrom(tensor)
             continue
         tensors.copy_fields(tensor, copy, skip=_DATA)
@@ -120,6 +136,10 @@ def start(graph: Graph, change: Callable[[str], Edit | None]) -> Draft:
             if edit is not None:
                 _set_constant(draft.proto(node), edit.apply(graph.array(node.outputs[0])))
     return draft
+
+
+def _bytes_of(content: Callable[[], Array]) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: tensors.payload(content())
 
 
 def _later(graph: Graph, name: str, edit: Edit | None) -> Callable[[], Array]:

@@ -26,6 +26,16 @@ class NothingToPrune(PruneError):
     exit_code = 4
 
 
+class LimitCrossed(PruneError):
+    """Two models differ by more than was allowed, or one is too slow (exit code 4)."""
+
+    exit_code = 4
+
+
+class TargetMissed(NothingToPrune):
+    """A target in time was not met, or what was measured is too noisy to tell (exit code 4)."""
+
+
 class ProofFailed(PruneError):
     """The cut model differs from the masked original: a bug of ours (exit code 3)."""
 

@@ -23,7 +23,7 @@ from onnx_prune.axes.restate import restated
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, add_constant
 from onnx_prune.errors import PruneError
-from onnx_prune.kept import Plan, masks, shapes_after, size_kept, slicer
+from onnx_prune.kept import Plan, shapes_after, size_kept, slicer, stays
 
 Array = NDArray[Any]
 
@@ -114,7 +114,7 @@ class Follower:
         if name in self.coupling.folded.names:
             old, new = ([values[name] for values in side] for side in (self.old, self.new))
         elif name in self.coupling.graph.weights:
-            take = slicer(masks(self.coupling, self.coupling.key(node, k), self.plan))
+            take = slicer(stays(self.coupling, self.coupling.key(node, k), self.plan))
             old = new = [take(np.array(self.coupling.graph.array(name)))] * len(self.after)
         elif cut := {a for axis in restate.axes if axis is not None for a in atoms(axis) if a in self.plan}:
             raise CannotRestate(cut, f"{node.label} gets {name} at run time")

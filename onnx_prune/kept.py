@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping
 from math import prod as product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axes.axis import Atom, Axis, Cat, Mask, Prod, atoms, count, keep, size
+from onnx_prune.axes.axis import (
+    Atom,
+    Axis,
+    Bundle,
+    Cat,
+    Mask,
+    Places,
+    Prod,
+    atoms,
+    bearing,
+    count,
+    order,
+    size,
+)
 from onnx_prune.coupling import Coupling
+from onnx_prune.model import pieces
 
 Array = NDArray[Any]
 Plan = Mapping[Atom, Mask]
@@ -27,31 +40,51 @@ def masks(coupling: Coupling, key: str, plan: Plan, shape: Shape | None = None) 
         plan: which channels stay.
         shape: the tensor's shape, where that may not be the analysed one.
     """
-    free = {group.atom for group in coupling.groups} if shape is not None else set()
     found: list[Mask | None] = []
-    for j, axis in enumerate(coupling.axes.get(key, ())):
-        n = size(axis) if shape is None else shape[j]
-        mask = _mask(axis, n, plan, free) if any(a in plan for a in atoms(axis)) else None
-        found.append(None if mask is None or mask.all() else mask)
+    for axis, n, taken in _stays(coupling, key, plan, shape):
+        if taken is None or taken.size == n or isinstance(axis, Bundle):
+            found.append(None)
+        else:
+            found.append(mask := np.zeros(n, np.bool_))
+            mask[taken] = True
     return found
 
 
-def _mask(axis: Axis, n: int, plan: Plan, free: set[Atom]) -> Mask:
-    """Which positions of an axis of size `n` stay; see `size_kept`."""
+def stays(coupling: Coupling, key: str, plan: Plan, shape: Shape | None = None) -> list[Places | None]:
+    """As `masks`, but the positions themselves, in the order in which the cut model has them."""
+    return [
+        None if taken is None or np.array_equal(taken, np.arange(n)) else taken
+        for _, n, taken in _stays(coupling, key, plan, shape)
+    ]
+
+
+def _stays(
+    coupling: Coupling, key: str, plan: Plan, shape: Shape | None
+) -> Iterator[tuple[Axis, int, Places | None]]:
+    free = {group.atom for group in coupling.groups} if shape is not None else set()
+    for j, axis in enumerate(coupling.axes.get(key, ())):
+        n = size(axis) if shape is None else shape[j]
+        yield axis, n, _order(axis, n, plan, free) if any(a in plan for a in bearing(axis)) else None
+
+
+def _order(axis: Axis, n: int, plan: Plan, free: set[Atom]) -> Places:
+    """Which positions of an axis of size `n` stay, in order; see `size_kept`."""
     if n == size(axis):
-        return keep(axis, plan)
-    if isinstance(axis, Atom):
-        return np.ones(n, np.bool_)
+        return order(axis, plan)
+    if not isinstance(axis, Prod | Cat):
+        return np.arange(n)
     varying = _varying(axis, free)
     others = [size(part) for j, part in enumerate(axis.parts) if j != varying]
     rest = n // product(others) if isinstance(axis, Prod) else n - sum(others)
-    parts = [
-        _mask(part, rest, plan, free) if j == varying else keep(part, plan)
-        for j, part in enumerate(axis.parts)
-    ]
-    if isinstance(axis, Prod):
-        return reduce(lambda outer, inner: np.logical_and.outer(outer, inner).ravel(), parts)
-    return np.concatenate(parts)
+    found, before = np.zeros(int(isinstance(axis, Prod)), np.intp), 0
+    for j, part in enumerate(axis.parts):
+        width = rest if j == varying else size(part)
+        inner = _order(part, width, plan, free) if j == varying else order(part, plan)
+        if isinstance(axis, Prod):
+            found = np.add.outer(found * width, inner).ravel()
+        else:
+            found, before = np.concatenate([found, inner + before]), before + width
+    return found
 
 
 def _varying(axis: Prod | Cat, free: set[Atom]) -> int:
@@ -84,7 +117,7 @@ def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -
     """
     if n == size(axis):
         return count(axis, counts)
-    if isinstance(axis, Atom):
+    if not isinstance(axis, Prod | Cat):
         return n
     varying = _varying(axis, free)
     part = axis.parts[varying]
@@ -96,13 +129,58 @@ def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -
     return inner + sum(count(other, counts) for other in others)
 
 
-def slicer(found: list[Mask | None]) -> Callable[[Array], Array]:
+def slicer(found: list[Places | None]) -> Callable[[Array], Array]:
     """A function that takes what stays along every dim."""
 
     def take(array: Array) -> Array:
-        for dim, mask in enumerate(found):
-            if mask is not None:
-                array = array.compress(mask, axis=dim)
+        for dim, places in enumerate(found):
+            if places is not None:
+                array = array.take(places, axis=dim)
         return array
 
     return take
+
+
+def in_pieces(found: list[Places | None]) -> Callable[[Array], Iterator[Array]]:
+    """The same a piece at a time, in row-major order, for what is not to be whole in memory.
+
+    >>> [piece.tolist() for piece in in_pieces([None, np.array([0])])(np.array([[1, 2], [3, 4]]))]
+    [[[1], [3]]]
+    """
+
+    def take(array: Array) -> Iterator[Array]:
+        row, rows = product(array.shape[1:]), found[0] if found else None
+        if array.ndim > 1 and row > pieces.PIECE:
+            for j in range(len(array)) if rows is None else rows:
+                yield from in_pieces(found[1:])(array[j])
+            return
+        if not array.ndim or not row or (rows is not None and np.any(np.diff(rows) < 0)):
+            yield slicer(found)(array)  # what a shuffle orders anew is not large
+            return
+        runs, step = pieces.Runs(array), max(1, pieces.length(array.size) // row)
+        *others, (last, final) = [
+            (dim, places) for dim, places in enumerate(found) if places is not None
+        ] or [(0, np.arange(len(array)))]
+        buffers = pieces.Buffers(array.dtype, step * row)
+
+        def part(first: int) -> Array:
+            end = min(first + step, len(array))
+            block, at = runs[first * row : end * row].reshape(end - first, *array.shape[1:]), final
+            for dim, places in others:
+                block = block.take(_between(places, first, end) if dim == 0 else places, axis=dim)
+            if last == 0:
+                at = _between(final, first, end)
+            shape = (*block.shape[:last], len(at), *block.shape[last + 1 :])
+            # half of the time that a large model takes: a copy of all that stays
+            return block.take(at, axis=last, out=buffers.take(shape), mode="clip")
+
+        for made in pieces.in_order(part, range(0, len(array), step)):
+            yield made
+            buffers.give(made)
+
+    return take
+
+
+def _between(places: Places, first: int, end: int) -> Places:
+    """Those of some ascending positions that lie in a piece, counted from its begin."""
+    return places[slice(*np.searchsorted(places, (first, end)))] - first

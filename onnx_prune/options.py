@@ -17,6 +17,7 @@ from onnx_prune.sparse import options as options_sparse
 from onnx_prune.sparse.sparsity import SPARSE_CRITERIA
 from onnx_prune.terminal import config
 from onnx_prune.terminal.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
+from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import plain
 
@@ -43,6 +44,8 @@ Examples:
   onnx-prune in.onnx out.onnx --save-plan plan.json
   onnx-prune other.onnx out2.onnx --apply-plan plan.json
       keep what was decided, and do it again on another export
+  onnx-prune in.onnx out.onnx --report report.html
+      see in a browser what was cut, what was not, and where the cost sits
   onnx-prune in.onnx out.onnx --json | jq .after
       read the report from a script
 
@@ -50,7 +53,7 @@ Exit codes:
   0    done
   2    a file or option cannot be used, or there is no proof; stderr says why
   3    a bug in onnx-prune: the proof failed, or worse; no file was written
-  4    nothing can be cut, or --strict and the ratio was missed
+  4    nothing can be cut, or --strict or a latency was missed
   130  stopped by Ctrl-C (143 by SIGTERM); files are as they were before
 """
 
@@ -61,29 +64,54 @@ _CHECK = "How it is checked"
 _OUTPUT = "Output"
 _HELP = "Help"
 
+_FILES = {  # of a run beside its models
+    "apply_plan": "plan applied",
+    "save_plan": "plan",
+    "apply_mask": "mask applied",
+    "parent_mask": "mask before",
+    "save_mask": "mask",
+    "scores": "scores",
+    "data": "calibration data",
+    "drift_data": "drift data",
+    "evaluate": "labelled data",
+    "plot": "plot",
+    "config": "configuration",
+}
+
 _ALONE = {
     "target": (("ratio", "across", "layer_ratios", "strict"), "says how much is left"),
+    "sensitivity": (("across", "layer_ratios"), "says how much of each group goes"),
     "apply_plan": (
         (
-            *("ratio", "target", "across", "criterion", "scores", "layer_ratios", "mixed", "attention"),
+            *(
+                "sensitivity",
+                "ratio",
+                "target",
+                "across",
+                "criterion",
+                "scores",
+                "layer_ratios",
+                "mixed",
+                "attention",
+            ),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict"),
         ),
         "says what is cut",
     ),
     "scores": (("criterion",), "replaces the criterion"),
     "rounds": (
-        ("apply_plan", "save_plan", "scores", "unstructured", "apply_mask"),
+        ("apply_plan", "save_plan", "scores", "sensitivity", "target", "unstructured", "apply_mask"),
         "ranks channels anew each time",
     ),
     "dead": (
         (
             *("ratio", "across", "criterion", "scores", "layer_ratios", "mixed", "attention", "apply_plan"),
             *("ignore", "round_to", "min_channels", "max_ratio", "strict", "unstructured", "apply_mask"),
-            *("rounds", "target", "data", "recover"),
+            *("rounds", "target", "data", "recover", "sensitivity", "max_memory"),
         ),
         "removes what says nothing, and nothing else",
     ),
-    "no_validate": (("drift_data", "evaluate", "threads"), "runs nothing"),
+    "no_validate": (("drift_data", "evaluate", "threads", "max_memory"), "runs nothing"),
     "dry_run": (
         ("save_plan", "save_config", "recover", "drift_data", "evaluate", "threads"),
         "changes and writes nothing",
@@ -94,8 +122,10 @@ _ALONE = {
 
 def _layer_ratio(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[str, float]]:
+) -> list[tuple[str, float]] | str:
     pairs = []
+    if values == ("auto",):
+        return "auto"
     for value in values:
         glob, _, ratio = value.rpartition("=")
         try:
@@ -103,7 +133,10 @@ def _layer_ratio(
         except ValueError:
             glob = ""
         if not glob:
-            raise click.BadParameter(f"{plain(value)!r} is not GLOB=R, as in 'layer4.*=0.3'", ctx, param)
+            alone = "; auto stands alone" if value == "auto" else ""
+            raise click.BadParameter(
+                f"{plain(value)!r} is not GLOB=R, as in 'layer4.*=0.3'{alone}", ctx, param
+            )
     return pairs
 
 
@@ -134,8 +167,8 @@ PARAMS: list[click.Parameter] = [
         ["--target"],
         section=_REMOVE,
         metavar="WHAT=LEFT",
-        help="Leave this much of the whole model instead, a fraction or a number: macs=0.5, params=1.5M or "
-        "size=10MB. Groups lose more or less, as hurts least.",
+        help="Leave this much of the whole model instead, a fraction or a number: macs=0.5, params=1.5M, "
+        "size=10MB or latency=8ms (measured). Groups lose more or less, as hurts least.",
     ),
     Option(
         ["--global", "across"],
@@ -163,9 +196,16 @@ PARAMS: list[click.Parameter] = [
         ["--layer-ratio", "layer_ratios"],
         section=_REMOVE,
         multiple=True,
-        metavar="GLOB=R",
+        metavar="GLOB=R|auto",
         callback=_layer_ratio,
-        help="Use another ratio where GLOB matches a weight or node; may be repeated, the last match counts.",
+        help="Use another ratio where GLOB matches a weight or node; may be repeated, the last match counts. "
+        "auto measures what each group can spare, and leaves as many parameters as --ratio alone.",
+    ),
+    Option(
+        ["--sensitivity"],
+        section=_REMOVE,
+        metavar="FILE.json",
+        help="The same by curves that onnx-prune sensitivity has measured; --target works with it, too.",
     ),
     Option(
         ["--attention"],
@@ -300,12 +340,20 @@ PARAMS: list[click.Parameter] = [
         help="Count what a classifier gets right before and after, on your inputs and the array labels.",
     ),
     Option(
+        ["--max-memory"],
+        section=_CHECK,
+        type=Bytes(),
+        metavar="SIZE",
+        help="Prove what does not fit into this a block of nodes at a time; unless given, all memory.",
+    ),
+    Option(
         ["--threads"],
         section=_CHECK,
         type=Number(int),
         metavar="N",
         default=0,
-        help="Measure latency with N threads; 0, the default, leaves the choice to onnxruntime.",
+        help="Measure latency with N threads, also for --target; 0, the default, leaves the choice to "
+        "onnxruntime.",
     ),
     Option(
         ["--strict"],
@@ -327,6 +375,12 @@ PARAMS: list[click.Parameter] = [
         metavar="WHEN",
         default="auto",
         help="Put weights in a file beside OUT.onnx: auto (as in IN.onnx, and above 2 GB), always or never.",
+    ),
+    Option(
+        ["--report"],
+        section=_OUTPUT,
+        metavar="FILE.html",
+        help="Write the report as a page for a browser, in one file; needs onnx-prune[report].",
     ),
     Option(
         ["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print the report as one JSON document."
@@ -358,6 +412,12 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     if given["output"] is None and not given["dry_run"]:
         raise click.UsageError("name the file to write after the model, or give --dry-run")
     names = given_names(ctx)
+    if given["layer_ratios"] == "auto":
+        beside = [names[o] for o in ("across", "rounds", "unstructured", "apply_mask") if o in names]
+        if beside:
+            raise click.UsageError(
+                f"--layer-ratio auto shares channels out, so {beside[0]} has no use; leave one of them out"
+            )
     options_sparse.check(names, given)
     for one, (others, why) in _ALONE.items():
         for other in others:
@@ -368,16 +428,39 @@ def check(ctx: click.Context, given: dict[str, Any]) -> None:
     for name in ("input_mean", "input_std", "input_range"):
         if name in names and given["data"] != "synthetic":
             raise click.UsageError(f"{names[name]} describes synthetic inputs; give --data synthetic with it")
-    for name in ("source", "scores", "data", "drift_data", "evaluate", "apply_plan"):
+    for name in ("source", "scores", "sensitivity", "data", "drift_data", "evaluate", "apply_plan"):
         if given[name] not in (None, "synthetic"):
             require_file(Path(given[name]))
-    for name in ("output", "save_plan", "save_config"):
+    for name in ("output", "save_plan", "save_config", "report"):
         if given[name] is not None:
             require_place(Path(given[name]))
+    if given["report"] is not None:
+        _check_report(given)
     for ours in ("save_plan", "save_config"):
         for name in ("source", "output") if given[ours] is not None else ():
             if given[name] is not None and Path(given[name]).resolve() == Path(given[ours]).resolve():
                 raise InputError(f"{names[ours]} {given[ours]!r} is the model itself; name another file")
+
+
+def _check_report(given: dict[str, Any]) -> None:
+    """Require that the page can be drawn, has a file of its own, and two models to compare."""
+    require_extra("--report", "report", ("matplotlib", "jinja2"))
+    place = Path(given["report"]).resolve()
+    for name in ("source", "output", "save_config", *_FILES):
+        if given[name] not in (None, "synthetic") and Path(given[name]).resolve() == place:
+            raise InputError(f"--report {given['report']!r} is another file of this run; name a new one")
+    same = given["output"] is not None and Path(given["output"]).resolve() == Path(given["source"]).resolve()
+    if same and not given["dry_run"]:
+        raise InputError("--report compares two files, and OUT.onnx is IN.onnx; name another to write")
+
+
+def files_of(given: dict[str, Any]) -> dict[str, str]:
+    """The files that a run reads and writes beside its models, by what they are."""
+    return {
+        what: given[name]
+        for name, what in _FILES.items()
+        if given[name] is not None and Path(given[name]).is_file()
+    }
 
 
 def given_names(ctx: click.Context) -> dict[str, str]:

@@ -15,10 +15,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune import criteria, plan, samples, stages
-from onnx_prune.allocate import meet
+from onnx_prune.allocate import as_left, meet
 from onnx_prune.analyse import couple
 from onnx_prune.axes.axis import Atom
-from onnx_prune.calibration.biases import growth
 from onnx_prune.calibration.calibrator import Calibrator
 from onnx_prune.calibration.evaluate import evaluate
 from onnx_prune.choose import Choice, Scores, candidates, choose, matches, require_matches
@@ -29,19 +28,24 @@ from onnx_prune.draft import Draft
 from onnx_prune.errors import InputError, NothingToPrune, PruneError
 from onnx_prune.follow import CannotRestate
 from onnx_prune.kept import shapes_after
-from onnx_prune.model import files
+from onnx_prune.latency.timekeeper import Timekeeper
+from onnx_prune.layers import layers, pair
+from onnx_prune.model import files, tensors
 from onnx_prune.model.blame import fault
 from onnx_prune.model.graph import Graph
-from onnx_prune.model.memory import require_fits
+from onnx_prune.model.memory import available, require_fits
 from onnx_prune.model.sign import sign
 from onnx_prune.plan import Plan
+from onnx_prune.proof.blocks import prove_in_blocks
+from onnx_prune.proof.footprint import footprint
 from onnx_prune.proof.prove import Proof, or_refused, prove
-from onnx_prune.report import GroupCut, HeldBack, Report, Size
+from onnx_prune.report import GroupCut, HeldBack, Report, Size, Whole
 from onnx_prune.runtime import RunError
-from onnx_prune.settings import Budget, Settings, Target
+from onnx_prune.settings import Budget, Settings
 from onnx_prune.shape.shapes import at_batch_one
 from onnx_prune.validate import Drift, Latency, validate
 
+ROUNDED = "what is asked of it, rounded, leaves it whole"
 _STRICT = 0.1
 _PROVED_ON = 4  # of the user's batches
 _RECORD = 512  # bytes of the metadata that say how the model was made
@@ -52,7 +56,7 @@ class Result:
     """What `prune` gives back.
 
     Attributes:
-        model: the pruned model; None where it was streamed to a file without being proved.
+        model: the pruned model; None where it was written to a file unproved, or has external data there.
         plan: which channels stay.
         report: everything measured.
     """
@@ -85,8 +89,12 @@ def prune(
         NotProved: onnxruntime can't run the model, or it answers nothing that could be compared.
         ProofFailed: the cut is wrong, which is our bug; nothing was written.
     """
+    asked = settings or Settings()
+    target = asked.budget.target
+    if dry_run and target is not None and target.kind == "latency":
+        raise InputError(f"target {target} is measured by running both models, which a dry run does not")
     try:
-        return _Run(source, output, settings or Settings(), save_plan, dry_run).run()
+        return _Run(source, output, asked, save_plan, dry_run).run()
     except (PruneError, OSError, MemoryError):
         raise
     except Exception:  # a bug of ours, unless the model is one that nobody can use
@@ -111,6 +119,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.calibrator = Calibrator(self.settings, self.notes)
+        self.timekeeper = Timekeeper(self.settings)
 
     def run(self) -> Result:
         settings = self.settings
@@ -121,8 +130,8 @@ class _Run:
         require_matches(coupling, settings.budget)
         barred: set[Atom] = set()
         while True:
-            choice, criterion = self._choose(coupling, barred)
             try:
+                choice, criterion = self._choose(coupling, barred)
                 with self._stage("cutting"):
                     draft = cut(coupling, choice.plan)
                 break
@@ -140,16 +149,17 @@ class _Run:
         if not self.dry_run:
             self._sign(draft.model, written)
             if settings.validate:
-                model = draft.whole()
+                model = draft.lent()
                 proof = self._prove(coupling, choice, model)
             if settings.recovery != "none":
-                model = model or draft.whole()
+                model = draft.whole()
                 with self._stage("recovering"):
                     drift_cut, recovery = self.calibrator.recover(coupling, choice.plan, model)
             if settings.validate and model is not None:
                 with self._stage("measuring"):
+                    timed = self.timekeeper.measure if self.timekeeper.aim else None
                     drift, latency, notes = validate(
-                        coupling, model, settings, self.calibrator.data(coupling)
+                        coupling, model, settings, self.calibrator.data(coupling), timed
                     )
                 self.notes += notes
             if settings.evaluate is not None and model is not None:
@@ -158,11 +168,16 @@ class _Run:
                         accuracy = evaluate(graph, model, settings.evaluate)
                     except RunError as error:
                         self.notes.append(f"top-1 was not counted: {error}")
+            proved_inside = model is not None and not any(
+                map(tensors.is_external, graph.initializers.values())
+            )
+            model = draft.whole() if self.output is None or proved_inside else None
             size = self._write(graph, draft, written)
-            model = model or (draft.whole() if self.output is None else None)
-        left = Graph(draft.model).params()
+        left = Graph(draft.model)
         report = self._report(coupling, choice, criterion, left, size, proof, not_proved, drift, latency)
-        report = replace(report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy)
+        report = replace(
+            report, recovery=recovery, drift_cut=drift_cut, accuracy=accuracy, aim=self.timekeeper.aim
+        )
         return Result(model, written, report)
 
     @contextmanager
@@ -184,10 +199,9 @@ class _Run:
             else:
                 groups = tuple(candidates(coupling, settings.budget, barred))
                 scores, criterion = self._scores(coupling, groups)
-                if settings.budget.target is None:
-                    choice = choose(coupling, scores, settings.budget, groups)
-                else:
-                    choice = self._meet(coupling, groups, scores, settings.budget.target)
+        if settings.apply_plan is None:
+            with self._stage("choosing"):
+                choice = self._decide(coupling, groups, scores)
         if not choice.plan:
             raise NothingToPrune(_nothing(coupling, groups, settings))
         off = abs(choice.removed - choice.asked_removed)
@@ -198,26 +212,58 @@ class _Run:
             )
         return choice, criterion
 
-    def _meet(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores, target: Target) -> Choice:
-        graph = coupling.graph
+    def _decide(self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores) -> Choice:
+        budget, graph, losses = self.settings.budget, coupling.graph, None
         shapes = at_batch_one(graph, coupling.shapes, coupling.probe).known
-        more = growth(graph) if self.settings.recovery in ("lstsq", "bias") else (0, 0)
-        costs = {
-            "macs": (total_macs(graph, shapes), 0),
-            "params": (graph.params(), more[0]),
-            "size": (stages.size_of(self.source, graph), more[1] + _RECORD),
+        if self.settings.sensitivity is not None:
+            losses = self._losses(coupling, groups, scores)
+            budget = as_left(coupling, choose(coupling, scores, budget, groups), budget, shapes)
+        target = budget.target
+        if target is None:
+            return choose(coupling, scores, budget, groups)
+        if target.kind == "latency":
+            return self.timekeeper.choose(coupling, groups, scores, self.calibrator.errors, losses)
+
+        def count(choice: Choice) -> int:
+            draft = cut(coupling, choice.plan)
+            smaller = Graph(draft.model)
+            params, size = self.calibrator.growth(coupling, choice.plan, smaller)
+            if target.kind == "params":
+                return smaller.params() + params
+            return stages.size_of_draft(draft) + size + _RECORD
+
+        original = {
+            "macs": total_macs(graph, shapes),
+            "params": graph.params(),
+            "size": stages.size_of(self.source, graph),
         }
-        original, spare = costs[target.kind]
         return meet(
             coupling,
             groups,
             scores,
-            self.settings.budget,
+            budget,
             shapes=shapes,
-            original=original,
-            spare=spare,
+            original=original[target.kind],
+            recount=None if target.kind == "macs" or self.settings.budget.target is None else count,
             errors=self.calibrator.errors,
+            losses=losses,
         )
+
+    def _losses(
+        self, coupling: Coupling, groups: tuple[Group, ...], scores: Scores
+    ) -> Mapping[Atom, NDArray[np.float64]]:
+        """What the loss of channels costs each group, as it was measured, or is now."""
+        from onnx_prune.curves import sensitivity
+        from onnx_prune.curves.losses import losses
+        from onnx_prune.curves.measure import hash_of, of_scores
+
+        given = self.settings.sensitivity
+        if isinstance(given, Path):
+            found = sensitivity.read(given)
+        else:
+            found = of_scores(coupling, groups, scores, self.settings, self.calibrator)
+        self.notes.append(f"shared out by how each group alone moved the answers on {found.data}")
+        return losses(found, groups, hash_of(coupling.graph))
 
     def _scores(
         self, coupling: Coupling, groups: tuple[Group, ...]
@@ -240,8 +286,12 @@ class _Run:
         graph, path = coupling.graph, self.settings.drift_data
         given = [] if path is None else samples.load(path, graph.inputs)[:_PROVED_ON]
         require_fits(coupling.shapes.known, coupling.shapes.types)
+        most = self.settings.max_memory or available()
         with self._stage("proving"), or_refused():
-            proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=given)
+            if footprint(coupling) > most:
+                proof = prove_in_blocks(coupling, choice.plan, model, folder=graph.folder, budget=most)
+            else:
+                proof = prove(coupling, choice.plan, model, folder=graph.folder, feeds=given)
         self.notes += proof.notes
         return proof
 
@@ -259,7 +309,7 @@ class _Run:
         coupling: Coupling,
         choice: Choice,
         criterion: str,
-        left: int,
+        left: Graph,
         size: int | None,
         proof: Proof | None,
         not_proved: str,
@@ -296,9 +346,11 @@ class _Run:
                 total_macs(graph, typical.known),
                 stages.size_of(self.source, graph),
             ),
-            after=Size(left, total_macs(graph, after), size),
+            after=Size(left.params(), total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
             held=held_back(coupling, choice, self.settings.budget),
+            whole=whole(coupling, choice, self.settings.budget),
+            layers=pair(layers(graph, typical.known), layers(left, after)),
             proof=proof,
             not_proved="" if proof else not_proved,
             drift=drift,
@@ -310,22 +362,35 @@ class _Run:
         )
 
 
+def whole(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[Whole, ...]:
+    """What stays whole: groups, and axes of weights that belong to none, and why."""
+    held = [Whole(f"{h.weight}:{h.dim}", h.size, h.why, ((h.weight, h.dim),)) for h in coupling.held]
+    chosen = {g.atom for g in choice.groups}
+    for group in coupling.groups:
+        if group.atom in choice.plan:
+            continue
+        if group.atom in chosen:
+            why = ROUNDED
+        elif group.mixed and not budget.mixed:
+            why = f"{group.mixed} (--mixed cuts it)"
+        elif matches(coupling, group, budget.ignore):
+            why = "--ignore says so"
+        else:
+            continue  # cut in another factor of its product
+        members = tuple((m.weight, m.dim) for m in group.members)
+        held.append(Whole(group.name, group.size, why, members))
+    return tuple(held)
+
+
 def held_back(coupling: Coupling, choice: Choice, budget: Budget) -> tuple[HeldBack, ...]:
     """Axes of weights that stay whole, by reason, the most parameters first.
 
-    An axis that is cut in one factor of its product is none of them.
+    An axis that is cut in one factor of its product is none of them, nor is one that rounding leaves.
     """
-    rows = [(h.why, h.weight, h.dim) for h in coupling.held]
-    for group in coupling.groups:
-        if group.atom in {g.atom for g in choice.groups}:
-            continue
-        if group.mixed and not budget.mixed:
-            rows += [(f"{group.mixed} (--mixed cuts it)", m.weight, m.dim) for m in group.members]
-        elif matches(coupling, group, budget.ignore):
-            rows += [("--ignore says so", m.weight, m.dim) for m in group.members]
     reasons: dict[str, dict[tuple[str, int], None]] = {}
-    for why, weight, dim in rows:
-        reasons.setdefault(why, {})[weight, dim] = None
+    for held in whole(coupling, choice, budget):
+        if held.why != ROUNDED:
+            reasons.setdefault(held.why, {}).update(dict.fromkeys(held.members))
     found = []
     for why, places in reasons.items():
         params = sum(_elements(coupling, weight) for weight in {weight for weight, _ in places})

@@ -1,7 +1,8 @@
 """The plan file: which slices of which initializers stay.
 
 It is a contract for other tools and for fine-tuning elsewhere: `numpy.take` along each axis in
-`keep`, on the initializers of the input model, gives those of the output model exactly.
+`keep`, on the initializers of the input model, gives those of the output model exactly.  Behind a channel
+shuffle whose parts keep different channels what stays is listed in the order that it gets, not ascending.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from onnx_prune.axes.axis import Atom, Mask
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.cut import copies_made
 from onnx_prune.errors import InputError
-from onnx_prune.kept import masks
+from onnx_prune.kept import stays
 
 FORMAT, VERSION = "onnx-prune-plan", 1
 
@@ -81,8 +82,8 @@ def make(
     initializers: dict[str, dict[str, Any]] = {}
 
     def entry(key: str, shape: tuple[int, ...]) -> dict[str, Any]:
-        found = {str(j): m for j, m in enumerate(masks(coupling, key, chosen)) if m is not None}
-        return {"shape": list(shape), "keep": {j: np.flatnonzero(m).tolist() for j, m in found.items()}}
+        found = enumerate(stays(coupling, key, chosen))
+        return {"shape": list(shape), "keep": {str(j): p.tolist() for j, p in found if p is not None}}
 
     copies = copies_made(coupling, chosen)
     for name in coupling.graph.weights:
@@ -175,7 +176,7 @@ def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
     for row in plan.groups:
         members = [(weight, dim) for weight, dim in row["members"]]
         kept, n = np.asarray(row["kept"], np.intp), row["size"]
-        if kept.size == 0 or kept.min() < 0 or kept.max() >= n:
+        if kept.size and (kept.min() < 0 or kept.max() >= n):
             raise InputError(f"plan: group {row['name']} keeps channels outside 0..{n - 1}")
         mask = np.zeros(n, np.bool_)
         mask[kept] = True
@@ -191,6 +192,13 @@ def fit(coupling: Coupling, plan: Plan) -> dict[Atom, Mask]:
                 "is coupled otherwise in this model"
             )
         chosen[fitting[0].atom] = mask
+        if not kept.size and not any(fitting[0].atom in web.atoms for web in coupling.webs):
+            raise InputError(f"plan: group {row['name']} keeps no channel")
+    counts = {atom: int(mask.sum()) for atom, mask in chosen.items()}
+    for web in coupling.webs:
+        if not web.fits(counts):
+            names = ", ".join(group.name for group in coupling.groups if group.atom in web.atoms)
+            raise InputError(f"plan: the shuffles around {names} can't deal out so many channels")
     for name, row in plan.initializers.items():
         if "copy_of" in row:
             continue

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx_prune.calibration.evaluate import Accuracy
-from onnx_prune.calibration.recover import Recovery
+from onnx_prune.latency.aim import Aim
+from onnx_prune.layers import Layer
 from onnx_prune.proof.prove import Proof
 from onnx_prune.validate import Drift, Latency
+
+if TYPE_CHECKING:
+    from onnx_prune.calibration.recover import Recovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,23 @@ class HeldBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """Channels that all stay: those of a group, or of an axis that belongs to none.
+
+    Attributes:
+        name: the group's name, or the weight and dimension.
+        size: how many.
+        why: the reason in plain words.
+        members: (weight, dimension) pairs.
+    """
+
+    name: str
+    size: int
+    why: str
+    members: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """All that is known after a run.
 
@@ -80,9 +101,12 @@ class Report:
         after: the pruned model's.
         groups: what was cut, the most parameters saved first.
         held: what was not, the most parameters first.
+        whole: the same one by one, and the groups that rounding leaves whole.
+        layers: what each layer costs before and after, in the order of the graph.
         proof: the proof, None with `--no-validate` and in a dry run.
         not_proved: why there is no proof, "" where there is one.
         target: what was asked to be left instead, "" where a ratio was asked for.
+        aim: how a target in time was met; None where none was given.
         recovery: what recovery did to the cut model; None where there was none.
         drift_cut: how far the outputs were off before recovery; None where there was none.
         drift: how far the outputs moved from the unpruned model's; None where not measured.
@@ -103,9 +127,12 @@ class Report:
     after: Size
     groups: tuple[GroupCut, ...]
     held: tuple[HeldBack, ...]
+    whole: tuple[Whole, ...] = ()
+    layers: tuple[Layer, ...] = ()
     proof: Proof | None = None
     not_proved: str = ""
     target: str = ""
+    aim: Aim | None = None
     recovery: Recovery | None = None
     drift_cut: Drift | None = None
     drift: Drift | None = None

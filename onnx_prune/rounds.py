@@ -10,6 +10,7 @@ import onnx
 from onnx_prune import pipeline
 from onnx_prune.analyse import couple
 from onnx_prune.errors import InputError, NothingToPrune
+from onnx_prune.layers import pair
 from onnx_prune.model import files
 from onnx_prune.pipeline import Result
 from onnx_prune.report import Report
@@ -128,6 +129,7 @@ def prune_in_rounds(
         source=first.report.source,
         asked_ratio=settings.budget.ratio,
         before=first.report.before,
+        layers=pair(first.report.layers, last.report.layers),
         notes=(*last.report.notes, f"{len(done)} rounds; each is proved against the one before it"),
     )
     if last.model is not None and not dry_run:

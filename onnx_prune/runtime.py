@@ -1,24 +1,31 @@
-"""onnxruntime, behind one door: making sessions, running them, and random inputs."""
+"""onnxruntime, behind one door: making sessions, running them, and random inputs.
+
+It is loaded with the first session: a third of what is imported, and many models are cut without a run.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_prune.errors import InputError, PruneError
-from onnx_prune.model import tensors
+from onnx_prune.model import lazy, tensors
 from onnx_prune.model.memory import available
 from onnx_prune.words import human
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -69,28 +76,46 @@ class Session:
         folder: where external data are.
         optimize: whether onnxruntime may fuse and rewrite (as a user would run it).
         threads: intra-op threads; 0 lets onnxruntime choose.
+        profile: time every node, see `profiled`.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path | None = None, *, optimize: bool = False, threads: int = 0
+        self,
+        model: onnx.ModelProto,
+        folder: Path | None = None,
+        *,
+        optimize: bool = False,
+        threads: int = 0,
+        profile: bool = False,
     ) -> None:
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
+        self._profiles = tempfile.TemporaryDirectory(prefix="onnx-prune-") if profile else None
+        if self._profiles is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._profiles.name, "profile"))
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         if folder is not None:
             options.add_session_config_entry(_FOLDER, str(folder.resolve()))
         if not optimize:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nobody is timing
+            if sum(map(tensors.nbytes, model.graph.initializer)) >= _INLINE:
+                options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._loops = _has_loop(model)
         self._weights: list[Any] = []  # onnxruntime reads them where they are
+        self._fed: dict[str, Array] = {}  # weights that are inputs to it
         try:
             self._session = ort.InferenceSession(
-                self._slim(model, options).SerializeToString(), options, providers=["CPUExecutionProvider"]
+                self._slim(model, options, optimize).SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise RunError(f"onnxruntime refuses the model: {_one_line(error)}") from None
-        self.inputs = [value.name for value in self._session.get_inputs()]
+        self.inputs = [v.name for v in self._session.get_inputs() if v.name not in self._fed]
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     @property
@@ -106,11 +131,13 @@ class Session:
             RunError: onnxruntime fails.
             InputError: the model asks for more memory than there is, or a loop of it does not end.
         """
-        options, watch = ort.RunOptions(), _Watch()
+        from onnxruntime import RunOptions
+
+        options, watch = RunOptions(), _Watch()
         if self._loops:
             watch.start(options)
         try:
-            return list(self._session.run(list(outputs or self.outputs), dict(feeds), options))
+            return list(self._session.run(list(outputs or self.outputs), {**self._fed, **feeds}, options))
         except Exception as error:  # as above
             if watch.stopped:
                 raise InputError(
@@ -127,27 +154,60 @@ class Session:
         finally:
             watch.over.set()
 
-    def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions) -> onnx.ModelProto:
-        """The model with its large weights handed to onnxruntime as arrays.
+    def profiled(self) -> list[tuple[str, float]]:
+        """What onnxruntime called each node that it ran, and its milliseconds, in order; ends the profile."""
+        assert self._profiles is not None
+        with self._profiles:
+            events = json.loads(Path(self._session.end_profiling()).read_text())
+        end = "_kernel_time"
+        return [
+            (event["name"].removesuffix(end), event["dur"] / 1e3)
+            for event in events
+            if event.get("cat") == "Node" and event["name"].endswith(end)
+        ]
 
-        Saves the copies that serializing makes, and protobuf cannot serialize more than 2 GB.
+    def _slim(self, model: onnx.ModelProto, options: ort.SessionOptions, optimize: bool) -> onnx.ModelProto:
+        """The model with its large weights handed to onnxruntime as arrays, and none left in its file.
+
+        Saves the copies that serializing makes, and protobuf cannot serialize more than 2 GB.  What is not to
+        be optimised gets its floats as inputs: of arrays that are to be constants onnxruntime makes a copy.
         """
-        large = [t for t in model.graph.initializer if len(t.raw_data) >= _LARGE and _plain(t)]
-        if sum(len(t.raw_data) for t in large) < _INLINE:
+        within = [t for t in model.graph.initializer if t.HasField("raw_data") or lazy.is_put_off(t)]
+        large = {t.name for t in within if tensors.nbytes(t) >= _LARGE and _plain(t)}
+        if sum(tensors.nbytes(t) for t in within if t.name in large) < _INLINE:
+            large = set()
+        waiting = any(map(lazy.is_put_off, within))
+        if not large and not waiting:
             return model
         slim = onnx.ModelProto()
         tensors.copy_fields(model, slim, skip=("graph",))
         tensors.copy_fields(model.graph, slim.graph, skip=("initializer",))
-        names = {t.name for t in large}
+        arrays = {}
+        declared = {value.name for value in model.graph.input}
         for tensor in model.graph.initializer:
-            if tensor.name not in names:
-                slim.graph.initializer.append(tensor)
+            fed = not optimize and tensor.name in large and tensors.dtype_of(tensor).kind == "f"
+            if fed:
+                self._fed[tensor.name] = np.require(tensors.read(tensor), requirements="A")
+                if tensor.name not in declared:
+                    info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                    slim.graph.input.append(info)
                 continue
-            stub = slim.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            stub.data_location = onnx.TensorProto.EXTERNAL
-            stub.external_data.add(key="location", value="in memory")
-        self._weights = [ort.OrtValue.ortvalue_from_numpy(tensors.read(t)) for t in large]
-        options.add_external_initializers([t.name for t in large], self._weights)
+            stub = slim.graph.initializer.add()
+            if tensor.name in large:
+                stub.name, stub.data_type, stub.dims[:] = tensor.name, tensor.data_type, tensor.dims
+                stub.data_location = onnx.TensorProto.EXTERNAL
+                stub.external_data.add(key="location", value="in memory")
+                arrays[tensor.name] = np.require(tensors.read(tensor), requirements="A")
+                continue
+            stub.CopyFrom(tensor)
+            if lazy.is_put_off(tensor):
+                tensors.clear(stub)
+                stub.raw_data = lazy.data(tensor).tobytes()
+        if arrays:
+            from onnxruntime import OrtValue
+
+            self._weights = [OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+            options.add_external_initializers(list(arrays), self._weights)
         return slim
 
 

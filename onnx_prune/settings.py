@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 ATTENTION = ("auto", "heads", "dims", "both")
 CALIBRATED_NAMES = ("obs", "activation", "wanda", "flap")
-TARGETS = ("macs", "params", "size")
+TARGETS = ("macs", "params", "size", "latency")
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 RECOVERIES = ("lstsq", "bias", "bn", "none")
 CRITERIA_NAMES = ("l1", "l2", "group-l1", "group-l2", "fpgm", "bn-scale", "random")
 
@@ -32,7 +33,7 @@ class Target:
     """What is to be left of a model.
 
     Attributes:
-        kind: "macs", "params" or "size" (bytes of the file).
+        kind: "macs", "params", "size" (bytes of the file) or "latency" (milliseconds).
         amount: a fraction of the original, or a number where `absolute`.
         absolute: which of the two.
         text: as it was given.
@@ -56,19 +57,29 @@ def target(text: str) -> Target:
     Example:
         >>> target("macs=0.5").amount, target("size=10MB").amount, target("params=1.5M").absolute
         (0.5, 10000000.0, True)
+        >>> target("latency=0.5").amount, target("latency=1.2s").amount
+        (0.5, 1200.0)
     """
     kind, _, value = text.partition("=")
-    found = re.fullmatch(r"(\d*\.?\d+)\s*([kMGT]?)(i?)B?", value.strip())
+    units = r"\s*(us|ms|s)?" if kind == "latency" else r"\s*([kMGT]?)(i?)B?"
+    found = re.fullmatch(r"(\d*\.?\d+)" + units, value.strip())
     if kind not in TARGETS or found is None:
         raise InputError(
             f"target {plain(text)!r} is not {', '.join(TARGETS)} with what is to be left, as in macs=0.5, "
-            "params=1.5M or size=10MB"
+            "params=1.5M, size=10MB or latency=8ms"
         )
     number = float(found[1])
     absolute = number > 1 or any(found.groups()[1:]) or value.strip().endswith("B")
+    if kind == "latency" and absolute and not found[2]:
+        raise InputError(
+            f"target {plain(text)!r} has no unit: say latency=8ms, or latency=0.5 for half of the original's"
+        )
     if number == 0 or (number == 1 and not absolute):
         raise InputError(f"target {plain(text)!r} is nothing to aim at: say what is to be left, 0.5 for half")
-    scale = (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")
+    if kind == "latency":
+        scale = _MILLISECONDS.get(found[2], 1.0)
+    else:
+        scale = (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")
     return Target(kind, number * scale if absolute else number, absolute, text)
 
 
@@ -137,6 +148,8 @@ class Settings:
         criterion: name of the criterion, see `onnx_prune.criteria.CRITERIA` and
             `onnx_prune.calibration.criteria.CALIBRATED`; None is "obs" with data and "l1" without.
         scores: the user's own scores instead: a .npz file, or arrays by weight name.
+        sensitivity: measured curves that say how much of each group goes: their file, or "auto" to measure
+            them now.
         apply_plan: a plan file to replay instead of choosing.
         validate: prove the cut and run both models; False writes an unproved file.
         data: calibration inputs: a .npz file or a folder, "synthetic", or sets of inputs.
@@ -148,6 +161,7 @@ class Settings:
         drift_data: a .npz file with an array for each input, stacked on the batch axis.
         evaluate: a .npz file with inputs and their `labels`, to count what is right before and after.
         threads: onnxruntime threads for the latency; 0 lets onnxruntime choose.
+        max_memory: bytes that the proof and the runs may take; None for what the machine has.
         strict: fail (exit code 4) if the channels removed differ from those asked by over 10 %.
         external_data: whether the output keeps weights in a file of their own.
         progress: called with the name of each stage as it starts.
@@ -159,6 +173,7 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     criterion: str | None = None
     scores: Path | Mapping[str, NDArray[Any]] | None = None
+    sensitivity: Path | Literal["auto"] | None = None
     apply_plan: Path | None = None
     validate: bool = True
     data: str | Path | Iterable[Mapping[str, NDArray[Any]]] | None = None
@@ -170,6 +185,7 @@ class Settings:
     drift_data: Path | None = None
     evaluate: Path | None = None
     threads: int = 0
+    max_memory: int | None = None
     strict: bool = False
     external_data: Literal["auto", "always", "never"] = "auto"
     progress: Progress = lambda stage: None
@@ -183,6 +199,9 @@ class Settings:
         if self.data is None and (self.ranking in CALIBRATED_NAMES or self.recovery != "none"):
             which = f"recover {self.recovery}" if self.recovery != "none" else f"criterion {self.ranking}"
             raise InputError(f"{which} looks at what layers read: give --data FILE, or --data synthetic")
+        aim = self.budget.target
+        if aim is not None and aim.kind == "latency" and not self.validate:
+            raise InputError(f"target {aim} is measured by running both models, which no-validate forbids")
         if self.memory < 1:
             raise InputError(f"memory {self.memory} is below 1: give bytes, as in 4GB")
         if len(self.input_range) != 2 or self.input_range[0] >= self.input_range[1]:

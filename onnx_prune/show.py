@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_prune.calibration.regained import drift_in_words, sentences
+from onnx_prune.latency.aim import Aim
 from onnx_prune.report import GroupCut, HeldBack, Report
 from onnx_prune.terminal.page import Column, Page, document
 from onnx_prune.words import change, duration, human, scientific, share, some, times
@@ -59,6 +60,8 @@ class _Page(Page):
             yield from self._more(len(self.report.held), _TOP_HELD, "reason")
         yield Text()
         yield self._proof()
+        if self.report.aim is not None:
+            yield self._item("·", self._aim(self.report.aim))
         if self.report.recovery is not None:
             for text in sentences(self.report.recovery, self.report.drift_cut, self.verbose):
                 yield self._item("·", text)
@@ -108,7 +111,8 @@ class _Page(Page):
         latency = self.report.latency
         if latency is not None:
             threads = some(latency.threads, "thread") if latency.threads else "default threads"
-            said.append(f"latency: median of {some(latency.runs, 'run')} on CPU, {threads}")
+            time = ", CPU time" if latency.cpu else ""
+            said.append(f"latency: median of {some(latency.runs, 'run')} on CPU, {threads}{time}")
         return Padding(self._text("; ".join(said), "dim"), (0, 0, 0, 2), expand=False)
 
     def _asked(self) -> str:
@@ -175,6 +179,16 @@ class _Page(Page):
                 "·", "dry run: nothing was cut, run or written; sizes after are computed", "dim"
             )
         return self._item("✗", f"NOT PROVED: {self.report.not_proved or 'no reason given'}", "bold red")
+
+    def _aim(self, aim: Aim) -> str:
+        """How a target in time was met."""
+        latency = self.report.latency
+        parts = [f"{aim.target}: {some(len(aim.staircase), 'layer')} timed at several widths"]
+        parts.append(f"{some(aim.corrections, 'correction')} after measuring end to end")
+        if latency is not None and latency.ratio is not None:
+            spread = share(latency.spread or 0.0, 1)
+            parts.append(f"{latency.ratio:.3f} of the original's time in the same turn, to within {spread}")
+        return ", ".join(parts)
 
     def _drift(self) -> Iterator[Table]:
         drift = self.report.drift

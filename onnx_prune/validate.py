@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -18,9 +18,12 @@ from onnx_prune import samples
 from onnx_prune.calibration.data import Calibration
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import ProofFailed
+from onnx_prune.model.memory import available
+from onnx_prune.proof.footprint import together
 from onnx_prune.runtime import Feeds, RunError, Session, random_feeds
 from onnx_prune.settings import Settings
 from onnx_prune.shape.shapes import at_batch_one
+from onnx_prune.words import human
 
 Array = NDArray[Any]
 LEAST_RUNS, MOST_RUNS = 5, 50
@@ -56,6 +59,10 @@ class Latency:
         after_min_ms: minimum of the pruned model.
         runs: number of timed runs of each.
         threads: intra-op threads (0: onnxruntime's choice).
+        ratio: the pruned model's time in that of the original in the same turn, the median of all turns; None
+            where that was not measured.
+        spread: half the width of the ratio's 95 % confidence interval, in parts of it.
+        cpu: whether CPU time was measured and not time on the wall.
     """
 
     before_ms: float
@@ -64,6 +71,9 @@ class Latency:
     after_min_ms: float
     runs: int
     threads: int
+    ratio: float | None = None
+    spread: float | None = None
+    cpu: bool = False
 
     @property
     def speedup(self) -> float:
@@ -183,6 +193,22 @@ def measure_latency(
         RunError: onnxruntime can't run one of them.
     """
     sessions = [Session(model, folder, optimize=True, threads=threads) for model in (original, small)]
+    return take_turns(sessions, feeds, threads=threads, budget_seconds=budget_seconds, clock=clock)
+
+
+def take_turns(
+    sessions: Sequence[Session],
+    feeds: Feeds,
+    *,
+    threads: int = 0,
+    budget_seconds: float = 3.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Time two sessions in turns; see `measure_latency`, of which the other arguments are.
+
+    Raises:
+        RunError: onnxruntime fails.
+    """
     for session in sessions:
         session.run(feeds)
         session.run(feeds)
@@ -249,14 +275,16 @@ def validate(
     small: onnx.ModelProto,
     settings: Settings,
     calibration: Calibration | None = None,
+    timed: Callable[[onnx.ModelProto], Latency] | None = None,
 ) -> tuple[Drift | None, Latency | None, list[str]]:
     """Check the signature and measure drift and latency as the settings ask.
 
     Args:
         coupling: the analysed original.
         small: the cut model.
-        settings: `drift_data` and `threads` are read.
+        settings: `drift_data`, `threads` and `max_memory` are read.
         calibration: the data that drift is measured on where no others are given.
+        timed: measures the latency instead of `measure_latency`.
 
     Returns:
         Drift, latency, and sentences on what could not be measured.
@@ -266,11 +294,21 @@ def validate(
     """
     graph = coupling.graph
     same_signature(graph.model, small)
+    need = together(coupling, small)
+    if need > (settings.max_memory or available()):
+        return (
+            None,
+            None,
+            [f"drift and latency were not measured: it takes {human(need, 'B')} of memory"],
+        )
     feeds, source = drift_feeds(coupling, settings, calibration)
     one = random_feeds(graph.inputs, at_batch_one(graph, coupling.shapes, coupling.probe).inputs)
     try:
         drift = measure_drift(graph.model, small, feeds, source, graph.folder)
-        latency = measure_latency(graph.model, small, one, folder=graph.folder, threads=settings.threads)
+        if timed is not None:
+            latency = timed(small)
+        else:
+            latency = measure_latency(graph.model, small, one, folder=graph.folder, threads=settings.threads)
     except RunError as error:
         return None, None, [f"drift and latency were not measured: {error}"]
     notes = [] if drift else ["drift was not measured: no float output keeps its shape"]

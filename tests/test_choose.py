@@ -9,10 +9,11 @@ import onnx
 import pytest
 
 from onnx_prune import criteria
-from onnx_prune.choose import Choice, candidates, choose, multiple, require_matches
+from onnx_prune.choose import Choice, candidates, choose, require_matches
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import InputError
 from onnx_prune.settings import Budget
+from onnx_prune.widths import multiple
 from tests.graphs import analyse, build, group_of, groups_of, noise
 
 

@@ -154,8 +154,16 @@ def test_calibration_options_arrive(fake: Fake) -> None:
         ),
         (
             "in.onnx o.onnx --target macs",
-            "target 'macs' is not macs, params, size with what is to be left, as in macs=0.5, params=1.5M or "
-            "size=10MB",
+            "target 'macs' is not macs, params, size, latency with what is to be left, as in macs=0.5, "
+            "params=1.5M, size=10MB or latency=8ms",
+        ),
+        (
+            "in.onnx o.onnx --target latency=0.5 --no-validate",
+            "target latency=0.5 is measured by running both models, which no-validate forbids",
+        ),
+        (
+            "in.onnx o.onnx --target macs=0.5 --rounds 2",
+            "--rounds ranks channels anew each time, so --target has no use; leave one of them out" + HINT,
         ),
         (
             "in.onnx o.onnx --target macs=0.5 --ratio 0.2",
@@ -346,7 +354,7 @@ def test_what_is_heavy_is_not_imported_without_work(args: list[str]) -> None:
     code = (
         "import sys, atexit, onnx_prune.cli as c\n"
         "atexit.register(lambda: print('LOADED', *(m for m in "
-        "('onnx', 'onnxruntime', 'rich', 'numpy') if m in sys.modules)))\n"
+        "('onnx', 'onnxruntime', 'rich', 'numpy', 'scipy') if m in sys.modules)))\n"
         f"c.main({args!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -61,6 +61,12 @@ def test_what_is_saved_repeats_the_run_from_anywhere(tmp_path: Path, monkeypatch
     assert Path("../two.onnx").read_bytes() == Path("../one.onnx").read_bytes()
 
 
+def test_a_word_for_ratios_is_saved_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "prune.toml"
+    run(str(tmp_path / "out.onnx"), "--layer-ratio", "auto", "--no-validate", "--save-config", str(path))
+    assert 'layer-ratio = ["auto"]' in path.read_text().splitlines()
+
+
 def test_it_saves_what_was_read(tmp_path: Path) -> None:
     path, again = tmp_path / "prune.toml", tmp_path / "again.toml"
     path.write_text(

@@ -60,7 +60,7 @@ def test_unchanged_models_come_out_byte_for_byte(tmp_path: Path, where: str) -> 
     assert (where == "nowhere") == (UNKNOWN not in whole)
     loaded = files.load(write(tmp_path, model))
     assert files.save(loaded, tmp_path / "out.onnx") == len(whole)
-    assert (tmp_path / "out.onnx").read_bytes() == whole == loaded.SerializeToString()
+    assert (tmp_path / "out.onnx").read_bytes() == whole
 
 
 def test_texts_that_are_not_utf8_come_out_byte_for_byte(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
@@ -68,12 +69,12 @@ class Untouched:
         return getattr(self.session, name)
 
 
-SESSION = runtime.ort.InferenceSession
+SESSION = onnxruntime.InferenceSession
 
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_before_they_are_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime.ort, "InferenceSession", Untouched)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Untouched)
     with pytest.raises(
         InputError, match=r"^tensor '[a-z]' of shape \(.*\) takes more memory \([0-9.]+ [TPE]B\)"
     ):

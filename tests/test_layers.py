@@ -8,19 +8,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 
 import onnx_prune
+from tests.models import small_cnn
 
 ROOT = Path(onnx_prune.__file__).parent
 # From the bottom up; modules of one layer may import each other, as long as no circle results.
 LAYERS = [
-    {"errors", "axes.axis", "words", "calibration.gram"},
+    {"errors", "axes.axis", "words", "calibration.gram", "comparison.distance"},
+    {"html.chart", "html.page", "terminal.extras"},
     {"calibration.refit", "calibration.obs", "calibration.countdown", "sparse.bits", "sparse.orientation"},
     {"plugins"},
     {
         "axes.relation",
         "model.wire",
+        "model.lazy",
         "settings",
         "model.wellformed",
         "model.atomic",
@@ -31,6 +35,7 @@ LAYERS = [
     },
     {
         "axes.unify",
+        "axes.deals",
         "axes.pattern",
         "model.tensors",
         "axes.restate",
@@ -66,10 +71,19 @@ LAYERS = [
     },
     {"calibration.frontier", "calibration.residual", "calibration.biases"},
     {"coupling"},
-    {"kept", "roles"},
+    {"kept", "roles", "loosen", "widths"},
     {"analyse"},
     {"draft", "choose", "criteria", "real", "cost", "proof.compare"},
-    {"stages", "follow", "proof.order", "proof.taken", "samples", "proof.randomness"},
+    {
+        "layers",
+        "stages",
+        "follow",
+        "proof.order",
+        "proof.footprint",
+        "proof.taken",
+        "samples",
+        "proof.randomness",
+    },
     {
         "cut",
         "proof.seams",
@@ -78,14 +92,25 @@ LAYERS = [
         "explanation.bridge",
         "calibration.data",
     },
-    {"mask", "plan", "sparse.storage", "sparse.weights", "sparse.parts", "calibration.measure"},
+    {
+        "mask",
+        "plan",
+        "sparse.storage",
+        "sparse.weights",
+        "sparse.parts",
+        "calibration.measure",
+        "calibration.gain",
+    },
     {"sparse.stored", "proof.reference", "calibration.criteria", "allocate"},
     {"dead.idle"},
     {"dead.clean"},
+    {"latency.single", "latency.staircase"},
     {"sparse.ranking", "sparse.zeroing", "sparse.sparsegpt"},
     {"sparse.calibrated"},
     {"proof.prove", "validate", "explanation.why", "calibration.recover", "calibration.evaluate"},
+    {"latency.race", "latency.aim", "latency.timekeeper"},
     {
+        "proof.blocks",
         "report",
         "calibration.regained",
         "calibration.calibrator",
@@ -93,9 +118,22 @@ LAYERS = [
         "sparse.drift",
         "sparse.seen",
     },
-    {"sparse.sparsify", "sparse.show"},
+    {"sparse.sparsify", "sparse.show", "html.spread", "html.render"},
+    {"curves.sensitivity", "curves.work", "curves.workers", "curves.measure", "curves.losses"},
+    {"curves.show", "curves.plot"},
+    {"html.common"},
+    {"html.staircase"},
+    {"html.structured", "html.unstructured", "html.curves"},
+    {"html.write"},
     {"pipeline", "show", "explanation.explain", "explanation.show"},
     {"dead.remove", "rounds", "sparse.ticket"},
+    {"comparison.compare", "comparison.limits", "comparison.show"},
+    {"training.moves", "training.norms", "training.sizes", "training.attention"},
+    {"training.pieces", "training.stored", "training.torch_layers", "training.keras_layers"},
+    {"training.folded", "training.fused"},
+    {"training.matching"},
+    {"training.carry"},
+    {"torch", "keras"},
     {"verbs"},
     {"terminal.program"},
     {"cli", "__init__"},
@@ -115,8 +153,19 @@ DOORS = {
         "terminal.program",
         "verbs",
     },
-    "rich": {"terminal.page", "show", "explanation.show", "sparse.show", "terminal.working"},
-    "torch": set(),
+    "rich": {
+        "terminal.page",
+        "show",
+        "explanation.show",
+        "sparse.show",
+        "terminal.working",
+        "comparison.show",
+        "curves.show",
+    },
+    "matplotlib": {"html.chart", "curves.plot"},
+    "torch": {"training.attention"},
+    "keras": set(),
+    "jinja2": {"html.render"},
 }
 
 
@@ -133,15 +182,18 @@ def modules() -> Iterator[tuple[str, Path]]:
 def imports(path: Path) -> Iterator[str]:
     """Full names of all that a file imports while it runs, those in functions too."""
     tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not _for_types(node)]
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []  # ast.walk has not come to it yet
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             names = [alias.name for alias in node.names]
             yield from (f"{node.module}.{name}" for name in names)
+
+
+def _for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def inside(path: Path) -> Iterator[str]:
@@ -221,3 +273,15 @@ def test_public_functions_are_not_hidden_by_modules_of_their_name() -> None:
     named = {name for name in onnx_prune.__all__ if callable(getattr(onnx_prune, name, None))}
     assert {"prune", "couple", "explain", "sparsify"} <= named
     assert named.isdisjoint(path.stem for path in ROOT.iterdir())
+
+
+def test_a_cut_that_needs_no_run_loads_no_runtime(tmp_path: Path) -> None:
+    onnx.save(small_cnn(), tmp_path / "in.onnx")
+    code = (
+        "import sys, onnx_prune\n"
+        "onnx_prune.prune(sys.argv[1], sys.argv[1] + '.out', validate=False)\n"
+        "print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "in.onnx")]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not {"onnxruntime", "onnx_graphsurgeon", "rich", "scipy"} & set(loaded.split())

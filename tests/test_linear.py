@@ -150,3 +150,44 @@ def test_no_single_product(text: str, weights: dict[str, Array], inputs: Sequenc
 def test_columns_of_a_kernel(dim: int, want: list[int]) -> None:
     case: Case = ("y = Conv(x, w)", {}, (1, 2, 4, 4), {"w": noise(3, 2, 2, 2)})
     assert made(case)[1].columns(dim, (3, 2, 2, 2)).tolist() == want
+
+
+@pytest.mark.parametrize(
+    ("text", "attrs", "stored", "shape"),
+    [
+        ("y = MatMul(x, t)", {}, noise(6, 4), (2, 3, 4)),
+        ("y = MatMul(t, x)", {}, noise(4, 6), (2, 4, 3)),
+        ("y = Gemm(x, t)", {"transB": 1, "alpha": 2.0}, noise(4, 6), (5, 4)),
+    ],
+)
+def test_a_matrix_behind_a_transpose(
+    text: str, attrs: dict[str, Any], stored: Array, shape: tuple[int, ...]
+) -> None:
+    model = build(
+        ["t = Transpose(w)", node(text, **attrs)], {"w": stored}, {"x": shape}, {"y": [None] * len(shape)}
+    )
+    graph = Graph(model)
+    layer = linear(graph, graph.nodes[1], behind=True)
+    assert layer is not None
+    assert layer.stored == "w"
+    assert linear(graph, graph.nodes[1]) is None
+    x = noise(*shape)
+    [y] = Session(model).run({"x": x})
+    matrix = layer.matrix(stored)
+    np.testing.assert_allclose(layer.rows(x) @ matrix.swapaxes(1, 2), layer.results(y), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(layer.fold(matrix, stored.shape), stored)
+    assert layer.inner_operand(stored.shape) == 1 - layer.inner(stored.shape)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [node("t = Transpose(w)", perm=[0, 1])],
+        ["t = Transpose(w)", "z = Relu(t)"],
+    ],
+    ids=["turns nothing", "has other readers"],
+)
+def test_not_every_transpose_is_looked_behind(before: Sequence[Any]) -> None:
+    model = build([*before, "y = MatMul(x, t)"], {"w": noise(4, 4)}, {"x": [2, 4]}, {"y": [2, 4]})
+    graph = Graph(model)
+    assert linear(graph, graph.nodes[-1], behind=True) is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_prune.calibration.gram import Gram
-from onnx_prune.calibration.obs import Correlated, Part, Uncorrelated, eliminate, part
+from onnx_prune.calibration.obs import Correlated, Part, Uncorrelated, eliminate, part, shrunk
 from tests.graphs import Array
 
 
@@ -22,7 +22,7 @@ def left_over(gram: Gram, matrix: Array, gone: Array) -> float:
     """Relative error of the best affine map from the other columns, all groups together."""
     kept = np.setdiff1d(np.arange(matrix.shape[2]), gone)
     error = total = 0.0
-    for h, w in zip(gram.covariance, matrix, strict=True):
+    for h, w in zip(shrunk(gram.covariance, gram.count), matrix, strict=True):
         total += np.trace(w @ h @ w.T)
         a, b, c = h[np.ix_(kept, kept)], h[np.ix_(kept, gone)], h[np.ix_(gone, gone)]
         lost = c - b.T @ np.linalg.pinv(a) @ b if kept.size else c
@@ -93,3 +93,12 @@ def test_constant_inputs_cost_nothing(value: float) -> None:
     gram = Gram()
     gram.add(np.full((1, 10, 4), value))
     assert eliminate([part(gram, np.ones((1, 2, 4)), np.arange(4)[:, None])], 4, 4).tolist() == [0.0] * 4
+
+
+def test_few_rows_do_not_make_a_channel_look_needless() -> None:
+    """With fewer rows than columns every column can be had from the others, on these rows alone."""
+    width, rows = 60, 40
+    (few, matrix), (many, _) = drawn(width, 4, rows=rows), drawn(width, 4, rows=100_000)
+    blocks = np.arange(width)[:, None]
+    guessed, true = (np.sort(eliminate([Correlated(g, matrix, blocks)], width, width)) for g in (few, many))
+    assert 0.5 < guessed[width // 2] / true[width // 2] < 2

@@ -174,7 +174,7 @@ def test_external_data_stay_external(tmp_path: Path) -> None:
 def test_stages_are_told_as_they_start() -> None:
     told: list[str] = []
     run(small_cnn(), settings=Settings(progress=told.append))
-    assert told == ["loading", "coupling", "ranking", "cutting", "proving", "measuring"]
+    assert told == ["loading", "coupling", "ranking", "choosing", "cutting", "proving", "measuring"]
 
 
 def test_scores_and_globs_arrive(source: Path) -> None:

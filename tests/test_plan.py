@@ -186,10 +186,15 @@ def first_group(paths: tuple[Path, Path], **fields: Any) -> None:
     change(paths[1], groups=[groups[0] | fields, *groups[1:]])
 
 
-@pytest.mark.parametrize("kept", [[], [-1, 2], [0, 8]])
+@pytest.mark.parametrize("kept", [[-1, 2], [0, 8]])
 def test_channels_that_are_none(paths: tuple[Path, Path], kept: list[int]) -> None:
     first_group(paths, kept=kept)
     assert refusal(paths[1]) == "plan: group conv1.weight:0 keeps channels outside 0..7"
+
+
+def test_no_channel(paths: tuple[Path, Path]) -> None:
+    first_group(paths, kept=[])
+    assert refusal(paths[1]) == "plan: group conv1.weight:0 keeps no channel"
 
 
 def test_another_model(paths: tuple[Path, Path]) -> None:

@@ -378,3 +378,13 @@ def test_weights_in_constant_nodes() -> None:
     assert [layer.kind for layer in report.layers] == [layer.kind for layer in expected.layers]
     assert report.number("refitted") > 0
     np.testing.assert_allclose(outputs(plain, found.feeds[0]), outputs(other, found.feeds[0]), rtol=1e-4)
+
+
+def test_weights_behind_a_transpose_are_fitted_where_they_are_stored() -> None:
+    w, v = noise(8, 6), noise(6, 2)
+    plain, _, _ = recovered(rows("m = MatMul(r, w)", "s = Relu(m)", "y = MatMul(s, v)", w=w, v=v), (30, 5))
+    nodes = ["t = Transpose(w)", "m = MatMul(r, t)", "s = Relu(m)", "u = Transpose(v)", "y = MatMul(s, u)"]
+    other, report, found = recovered(rows(*nodes, w=w.T.copy(), v=v.T.copy()), (30, 5))
+    assert [layer.layer for layer in report.layers] == ["w", "v"]
+    assert report.number("refitted") > 0
+    np.testing.assert_allclose(outputs(plain, found.feeds[0]), outputs(other, found.feeds[0]), rtol=1e-4)

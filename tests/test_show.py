@@ -14,10 +14,12 @@ from rich.console import Console
 
 from onnx_prune.calibration.evaluate import Accuracy
 from onnx_prune.calibration.recover import Recovery, Refit
+from onnx_prune.latency.aim import Aim
+from onnx_prune.latency.staircase import Stair
 from onnx_prune.report import HeldBack, Report, Size
 from onnx_prune.show import as_json, show
 from onnx_prune.terminal.page import console
-from onnx_prune.validate import Drift
+from onnx_prune.validate import Drift, Latency
 from tests.reports import group, resnet50
 
 HOSTILE = "conv\x1b[2J\n[bold red]\u202e\x9b1m\ud800[/]"
@@ -213,6 +215,28 @@ def test_synthetic_samples_are_called_so() -> None:
     text = page(resnet50(recovery=Recovery("bias", layers, 128, "synthetic inputs", True)), 140)
     said = "given new biases, on 128 samples, which are synthetic; real ones recover more"
     assert f"· recovered: 1 of 1 layer behind the cut {said}" in text
+
+
+def test_how_a_latency_was_met_is_said() -> None:
+    stairs = (Stair(("conv1",), (0,), (8, 16), ((1.0, 2.0),), True),) * 2
+    latency = Latency(31.2, 15.1, 30.5, 15.0, 40, 1, ratio=0.4839, spread=0.0062, cpu=True)
+    report = resnet50(latency=latency, aim=Aim("latency=0.5", 1, (1.04, 0.968), 0.007, stairs))
+    text = page(report, 140)
+    assert "  at input 1×3×224×224; latency: median of 40 runs on CPU, 1 thread, CPU time" in text
+    at = text.index(
+        "· latency=0.5: 2 layers timed at several widths, 1 correction after measuring end to end, 0.484 of "
+        "the original's time in the same turn, to"
+    )
+    assert text[at + 1] == "  within 0.6 %"
+    found = json.loads(as_json(report))["aim"]
+    assert found["tried"] == [1.04, 0.968]
+    assert found["staircase"][0] == {
+        "layers": ["conv1"],
+        "reads": [0],
+        "makes": [8, 16],
+        "ms": [[1.0, 2.0]],
+        "measured": True,
+    }
 
 
 def test_a_target_is_named() -> None:

@@ -33,8 +33,8 @@ _SPEED = (
     *("a_resnet50-ts17", "a_vgg16_bn_fc512-ts17", "a_densenet121-ts17"),
     *("a_mobilenet_v2-ts17", "a_regnet_y_400mf-ts17"),
 )
-_IMPORTS = "import sys, onnx, onnxruntime"
-_COPY = f"{_IMPORTS}; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
+_ONNX, _BOTH = "import sys, onnx", "import sys, onnx, onnxruntime"
+_SAVE = "onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
 
 # A child starts with the peak memory of its parent, so commands are started by a small process.
 _LAUNCH = """
@@ -52,8 +52,9 @@ def cost(path: Path, rounds: int, scratch: Path) -> Row:
     """Time and memory of pruning one file without the runs in onnxruntime; medians over `rounds`.
 
     The ratios `cpu` and `wall` are to onnx.load + onnx.save in this process, which is warm; `command_*`
-    are to a process that imports onnx and onnxruntime, loads and saves. `memory` is the command's peak as a
-    multiple of the file, `memory_net` without what the imports alone take.
+    are to a process that imports onnx, loads and saves, `command_cpu_ort` to one that imports onnxruntime,
+    too. `memory` is the command's peak as a multiple of the file, `memory_net` without what importing onnx
+    alone takes.
     """
     import onnx
 
@@ -70,14 +71,14 @@ def cost(path: Path, rounds: int, scratch: Path) -> Row:
     nodes = len(model.graph.node)
     del model
     prune_it = ("-m", "onnx_prune", str(path), str(out), "--no-validate", "--quiet")
-    copy_it = ("-c", _COPY, str(path), str(out))
+    copiers = [("-c", f"{imports}; {_SAVE}", str(path), str(out)) for imports in (_ONNX, _BOTH)]
     process(*prune_it)  # compiles what was never imported
-    processes = [(process(*prune_it), process(*copy_it)) for _ in range(rounds)]
-    ours, copies = (
+    processes = [[process(*command) for command in (prune_it, *copiers)] for _ in range(rounds)]
+    ours, copies, heavier = (
         [statistics.median(values) for values in zip(*runs, strict=True)]
         for runs in zip(*processes, strict=True)
     )
-    bare = process("-c", _IMPORTS)[2]
+    bare = process("-c", _ONNX)[2]
     size = path.stat().st_size
     return {
         "name": name_of(path),
@@ -87,6 +88,7 @@ def cost(path: Path, rounds: int, scratch: Path) -> Row:
         "wall": inside[0][1] / inside[1][1],
         "cpu_s": inside[0][0],
         "command_cpu": ours[0] / copies[0],
+        "command_cpu_ort": ours[0] / heavier[0],
         "command_wall": ours[1] / copies[1],
         "command_cpu_s": ours[0],
         "memory": ours[2] / size,

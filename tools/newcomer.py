@@ -2,9 +2,9 @@
 
     python -m tools.newcomer [PAGE...] [--folder FOLDER]
 
-The wheel is built from the source distribution, and installed without extras.  Each page (all, unless some are
-named) is then done from the top down in a folder of its own, in full: packages are downloaded, and of what a
-page shows, each line without a latency has to come out.  Exit code 1 if anything does not.  Needs a package
+The wheel is built from the source distribution, and installed without extras.  Each page (all, unless some
+are named) is then done from the top down in a folder of its own, in full: packages are downloaded, and of what
+a page shows, each line without a latency has to come out.  Exit code 1 if anything does not.  Needs a package
 index.
 """
 

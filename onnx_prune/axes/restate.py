@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_prune.axes.axis import Atom, Axis, Mask, keep
+from onnx_prune.axes.axis import Atom, Axis, Mask, order, size
 
 
 def restated(
@@ -49,18 +49,19 @@ def restated(
     flat = value.ravel().copy()
     if form == "indices":
         [axis] = axes
-        kept = None if axis is None else keep(axis, plan)
-        if kept is not None and not kept.all():
-            flat[:] = (np.cumsum(kept) - 1)[flat]
+        stays = np.arange(0) if axis is None else order(axis, plan)
+        if axis is not None and not np.array_equal(stays, np.arange(size(axis))):
+            rank = np.zeros(size(axis), np.intp)
+            rank[stays] = np.arange(stays.size)
+            flat[:] = rank[flat]
         return flat.reshape(value.shape)
     for j, (entry, axis) in enumerate(zip(flat.tolist(), axes, strict=True)):
-        kept = None if axis is None else keep(axis, plan)
-        if kept is None or kept.all():
+        if axis is None or (stays := order(axis, plan)).size == (whole := size(axis)):
             continue
         if form == "shape" and entry in (0, -1):
             continue
         if form in ("sizes", "shape", "ones"):
-            flat[j] = kept.sum()
-        elif -kept.size <= entry <= kept.size:
-            flat[j] = kept[: entry % kept.size if entry < 0 else entry].sum()
+            flat[j] = stays.size
+        elif -whole <= entry <= whole:
+            flat[j] = (stays < (entry % whole if entry < 0 else entry)).sum()
     return flat.reshape(value.shape)

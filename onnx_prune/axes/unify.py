@@ -16,11 +16,26 @@ from __future__ import annotations
 
 from collections import deque
 
-from onnx_prune.axes.axis import Atom, Axis, Cat, Prod, atoms, cat, prod, size
+from onnx_prune.axes.axis import (
+    Atom,
+    Axis,
+    Bundle,
+    Cat,
+    Prod,
+    Weave,
+    atoms,
+    bearing,
+    cat,
+    firsts,
+    prod,
+    size,
+    weave,
+)
 
 MAX_SPLITS = 64
 EMPTY = "an axis of size zero"
 TANGLED = "its axis meets a rearrangement of itself"
+UNLIKE = "its channels are shuffled in two ways that do not line up"
 
 
 class Solver:
@@ -32,6 +47,8 @@ class Solver:
         self._held: dict[Atom, str] = {}
         self._mixed: dict[Atom, str] = {}
         self._gave_up: str | None = None
+        self.dealt: list[tuple[Axis, ...]] = []  # what of parts lies before each cut of a weave
+        self.fixed: list[Atom] = []  # single channels that have to stay
 
     def find(self, atom: Atom) -> Atom:
         """The atom that stands for all that were joined with `atom`."""
@@ -53,14 +70,22 @@ class Solver:
                 self._tree[root] = solved = self.resolve(tree)
                 return solved
             case _:
+                before = [self.resolve(part) for part in axis.before] if isinstance(axis, Weave) else []
                 parts = [self.resolve(part) for part in axis.parts]
-                if all(new is old for new, old in zip(parts, axis.parts, strict=True)):
+                if not before and all(new is old for new, old in zip(parts, axis.parts, strict=True)):
                     return axis
-                return prod(*parts) if isinstance(axis, Prod) else cat(*parts)
+                match axis:
+                    case Prod():
+                        return prod(*parts)
+                    case Cat():
+                        return cat(*parts)
+                    case Weave():
+                        return weave(parts, before)
+                return Bundle(tuple(parts))
 
     def hold(self, axis: Axis, why: str) -> None:
-        """Nothing on this axis may be cut; the first reason given for a channel run is kept."""
-        for atom in atoms(self.resolve(axis)):
+        """Nothing on this axis may be cut or moved; the first reason given for a channel run is kept."""
+        for atom in bearing(self.resolve(axis)):
             self._held.setdefault(atom, why)
 
     def mix(self, axis: Axis, why: str) -> None:
@@ -89,9 +114,9 @@ class Solver:
             elif not size(a):
                 self._give_up(a, b, EMPTY)
             elif (why := self._wholly_held(a)) is not None:
-                self.hold(b, why)
+                self._hold_with(b, a, why)
             elif (why := self._wholly_held(b)) is not None:
-                self.hold(a, why)
+                self._hold_with(a, b, why)
             elif isinstance(a, Atom) and isinstance(b, Atom):
                 self._join(a, b)
             elif isinstance(a, Atom):
@@ -100,20 +125,29 @@ class Solver:
                 self._define(b, a)
             elif splits > MAX_SPLITS:
                 self._give_up(a, b, TANGLED)
+            elif isinstance(a, Weave | Bundle) and _alike(a, b):
+                todo += reversed(list(zip(a.parts, b.parts, strict=True)))
             elif isinstance(a, Prod) and isinstance(b, Prod):
                 splits += self._factors(a, b, todo)
+            elif isinstance(a, Bundle) or isinstance(b, Bundle) or Cat not in (type(a), type(b)):
+                self._give_up(a, b, UNLIKE)
             else:
                 splits += self._parts(a, b, todo)
         return self._gave_up
 
     def _wholly_held(self, axis: Axis) -> str | None:
         why = None
-        for atom in atoms(axis):
+        for atom in bearing(axis):
             reason = self.held(atom)
             if reason is None and atom.size != 1:
                 return None
             why = why or reason
         return why
+
+    def _hold_with(self, axis: Axis, other: Axis, why: str) -> None:
+        """Hold an axis that meets one that is held, where single channels need no reason to be."""
+        self.hold(axis, why)
+        self.fixed += [atom for atom in bearing(other) if atom.size == 1]
 
     def _give_up(self, a: Axis, b: Axis, why: str) -> None:
         self._gave_up = why
@@ -132,7 +166,7 @@ class Solver:
 
     def _define(self, atom: Atom, tree: Axis) -> None:
         """From now on `atom` is written as `tree`."""
-        if any(leaf is atom for leaf in atoms(tree)):
+        if any(leaf is atom for leaf in bearing(tree)):
             self._give_up(atom, tree, TANGLED)
             return
         held, mixed = self.held(atom), self.mixed(atom)
@@ -158,7 +192,7 @@ class Solver:
             splits += 1
             if isinstance(x, Cat) and all(size(part) % size(y) == 0 for part in x.parts):
                 heads = [Atom(size(part) // size(y), "h") for part in x.parts]
-                pairs += [(part, prod(head, y)) for part, head in zip(x.parts, heads, strict=True)]
+                pairs += [(part, self._prod(head, y)) for part, head in zip(x.parts, heads, strict=True)]
                 left.append(cat(*heads))
             elif isinstance(x, Atom) and not rest:
                 front, tail = Atom(outer, x.name), Atom(size(y), x.name)
@@ -217,12 +251,33 @@ class Solver:
                     before.append(parts.pop(0))
                 first, second = self._split(parts[0], at)
                 return cat(*before, first), cat(second, *parts[1:])
-            case Prod():
+            case Weave():
+                pairs = [self._split(p, n) for p, n in zip(axis.parts, firsts(axis, at), strict=True)]
+                some, others = zip(*pairs, strict=True)
+                until = tuple(map(cat, axis.before, some)) if axis.before else some
+                self.dealt.append(until)
+                return weave(some, axis.before), weave(others, until)
+            case _:
+                assert isinstance(axis, Prod)  # a bundle never stands beside anything
                 head, inner = axis.parts[0], prod(*axis.parts[1:])
                 whole, rest = divmod(at, size(inner))
                 first, second = self._split(head, whole)
                 if not rest:
-                    return prod(first, inner), prod(second, inner)
+                    return self._prod(first, inner), self._prod(second, inner)
                 middle, last = self._split(second, 1)
-                low, high = self._split(prod(middle, inner), rest)
-                return cat(prod(first, inner), low), cat(high, prod(last, inner))
+                low, high = self._split(self._prod(middle, inner), rest)
+                return cat(self._prod(first, inner), low), cat(high, self._prod(last, inner))
+
+    def _prod(self, *parts: Axis) -> Axis:
+        """The product of `parts`; factors of one channel, which it does not have, have to stay."""
+        self.fixed += [atom for part in parts if size(part) == 1 for atom in atoms(part)]
+        return prod(*parts)
+
+
+def _alike(a: Weave | Bundle, b: Axis) -> bool:
+    """Whether two axes deal out, or bundle, parts of the same sizes alike."""
+    if type(a) is not type(b) or not isinstance(b, Weave | Bundle):
+        return False
+    if isinstance(a, Weave) and isinstance(b, Weave) and a.before != b.before:
+        return False
+    return list(map(size, a.parts)) == list(map(size, b.parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from onnx_prune.model.graph import Graph
 from onnx_prune.model.nodes import Node
 
 Array = NDArray[Any]
-_NODE = 128  # bytes of an Add and what declares it
+_NODE = 64  # bytes of an Add without the names of tensors
+_TENSOR = 48  # bytes of a vector without its numbers and name
 
 
 class Biases:
@@ -86,6 +88,24 @@ class Biases:
         )
         self.after[layer.node.place.at] = [add]
 
+    def gain(self, layer: Linear) -> tuple[int, int]:
+        """How many parameters and bytes `write` adds at most."""
+        if self.refusal(layer) or len(self._graph.uses[layer.stored]) > 1:
+            return 0, 0
+        results = layer.results_of(self._graph.dims(layer.stored))
+        size = results * tensors.dtype_of(self._graph.weights[layer.stored]).itemsize
+        size += _TENSOR + 2 * len(layer.stored)
+        added = self._added(layer)
+        if layer.bias is not None or added is not None:
+            name = _operand(layer.node, layer.bias) if added is None else added[0].inputs[added[1]]
+            return (0, 0) if self._is_own(name, results) else (results, size)
+        return results, size + _NODE + 3 * len(layer.result)
+
+    def _is_own(self, name: str, size: int) -> bool:
+        """Whether a bias of so many numbers can be written where this one stands: nobody else reads it."""
+        alone = len(self._graph.uses.get(name, ())) == 1 and name not in self._graph.captured
+        return name in self._graph.weights and alone and bool(np.prod(self._graph.dims(name)) == size)
+
     def _added(self, layer: Linear) -> tuple[Node, int] | None:
         """The Add of a constant to each result that follows, and which operand that is."""
         uses = self._graph.uses.get(layer.result, ())
@@ -99,8 +119,7 @@ class Biases:
     def _store(self, node: onnx.NodeProto, k: int, value: Array, name: str) -> None:
         """Write a bias where it stands if nobody else reads it, and to a new initializer otherwise."""
         mine = node.input[k] if k < len(node.input) else ""
-        alone = len(self._graph.uses.get(mine, ())) == 1 and mine not in self._graph.captured
-        if mine in self._graph.weights and alone and np.prod(self._graph.dims(mine)) == value.size:
+        if self._is_own(mine, value.size):
             value = value.reshape(self._graph.dims(mine))
             tensors.fill(self._graph.weights[mine], np.ascontiguousarray(value))
             return
@@ -121,20 +140,20 @@ class Biases:
         return name
 
 
-def growth(graph: Graph) -> tuple[int, int]:
-    """How many parameters and bytes recovery adds at most: biases where there are none.
+def growth(graph: Graph, behind: Collection[str]) -> tuple[int, int]:
+    """How many parameters and bytes recovery adds at most: biases where there are none of a layer's own.
 
     Args:
-        graph: the original.
+        graph: the cut model.
+        behind: the results of the layers that it recovers.
     """
-    params = size = 0
+    biases, gains = Biases(graph), [(0, 0)]
     for node in graph.nodes:
-        layer = linear(graph, node)
-        if layer is not None and _operand(node, layer.bias) not in graph.weights:
-            results = layer.results_of(graph.dims(layer.stored))
-            params += results
-            size += 8 * results + _NODE + 4 * len(layer.stored) + 6 * len(layer.result)
-    return params, size
+        layer = linear(graph, node, behind=True)
+        if layer is not None and layer.result in behind and not node.inner:
+            gains.append(biases.gain(layer))
+    params, sizes = zip(*gains, strict=True)
+    return sum(params), sum(sizes)
 
 
 def _operand(node: Node, k: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import onnx
@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from onnx_prune import criteria
 from onnx_prune.axes.axis import Atom
 from onnx_prune.calibration import data as calibration
-from onnx_prune.calibration.criteria import rank
+from onnx_prune.calibration.biases import growth
 from onnx_prune.calibration.data import Calibration
-from onnx_prune.calibration.recover import Method, Recovery, recover
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.errors import InputError
 from onnx_prune.kept import Plan
+from onnx_prune.model.graph import Graph
 from onnx_prune.runtime import RunError
 from onnx_prune.settings import CALIBRATED_NAMES, Settings
 from onnx_prune.validate import Drift, drift_feeds, measure_drift
 from onnx_prune.words import some
+
+if TYPE_CHECKING:
+    from onnx_prune.calibration.recover import Method, Recovery
 
 _FEW = 64
 
@@ -73,11 +76,19 @@ class Calibrator:
         if name not in CALIBRATED_NAMES:
             score = criteria.named(name)
             return {group.atom: score(coupling, group) for group in groups}
+        from onnx_prune.calibration.criteria import rank  # most runs have no data
+
         found = self.data(coupling)
         assert found is not None
         try:
             scores, alone = rank(
-                coupling, groups, name, found, memory=settings.memory, progress=settings.progress
+                coupling,
+                groups,
+                name,
+                found,
+                compared=settings.budget.target is not None,
+                memory=settings.memory,
+                progress=settings.progress,
             )
         except RunError as error:
             raise InputError(f"{name} can't look into the model: {error}; --criterion l1 need not") from None
@@ -89,6 +100,14 @@ class Calibrator:
             )
         return scores
 
+    def growth(self, coupling: Coupling, plan: Plan, cut: Graph) -> tuple[int, int]:
+        """How many parameters and bytes recovery adds to a cut model at most."""
+        if self._settings.recovery not in ("lstsq", "bias"):
+            return 0, 0
+        from onnx_prune.calibration.recover import drifted
+
+        return growth(cut, drifted(coupling, plan))
+
     def recover(
         self, coupling: Coupling, plan: Plan, model: onnx.ModelProto
     ) -> tuple[Drift | None, Recovery]:
@@ -97,6 +116,8 @@ class Calibrator:
         Raises:
             InputError: the data are not usable, or onnxruntime can't run one of the models.
         """
+        from onnx_prune.calibration.recover import recover  # most runs recover nothing
+
         settings, drift, found = self._settings, None, self.data(coupling)
         assert found is not None
         try:
@@ -108,7 +129,7 @@ class Calibrator:
                 plan,
                 model,
                 found,
-                cast(Method, settings.recovery),
+                cast("Method", settings.recovery),
                 memory=settings.memory,
                 progress=settings.progress,
             )

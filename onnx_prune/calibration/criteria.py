@@ -7,7 +7,7 @@ take the layers that sum over the group's channels and the statistics of those l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnx_prune import criteria
 from onnx_prune.axes.axis import Atom
 from onnx_prune.calibration import obs
 from onnx_prune.calibration.data import Calibration
+from onnx_prune.calibration.gain import gains, weights
 from onnx_prune.calibration.measure import Reader, Statistics, measure, need, readers
 from onnx_prune.coupling import Coupling, Group
 from onnx_prune.criteria import Scores
@@ -29,10 +30,12 @@ Score = Callable[[Sequence[Reader], Statistics], Scores]
 def block_obs(layers: Sequence[Reader], statistics: Statistics) -> Scores:
     """Relative error of the layers behind, once a channel and all that matter less are gone.
 
-    Greedy block-OBS, see `onnx_prune.calibration.obs`.  Sorted, the scores are the group's error curve.
+    Greedy block-OBS, see `onnx_prune.calibration.obs`.  Sorted, the scores are the group's error curve, in
+    which each layer has its weight.
     """
     parts = [obs.part(statistics[r.layer.node.index], r.matrix, r.blocks) for r in layers]
-    return obs.eliminate(parts, len(layers[0].blocks), max(reader.width for reader in layers))
+    width = max(reader.width for reader in layers)
+    return obs.eliminate(parts, len(layers[0].blocks), width, [reader.weight for reader in layers])
 
 
 def activation(layers: Sequence[Reader], statistics: Statistics) -> Scores:
@@ -92,6 +95,7 @@ def rank(
     name: str,
     calibration: Calibration,
     *,
+    compared: bool = False,
     memory: int = 1 << 62,
     progress: Progress = lambda stage: None,
 ) -> tuple[dict[Atom, Scores], tuple[Group, ...]]:
@@ -102,6 +106,8 @@ def rank(
         groups: what is ranked.
         name: the criterion.
         calibration: inputs to run the model on.
+        compared: whether the scores of one group are to be compared with those of others: each layer then has
+            a weight by how far its errors reach, see `onnx_prune.calibration.gain`.
         memory: bytes of sums held at once; where that is too little the data are run through again.
         progress: told how far it is.
 
@@ -112,11 +118,14 @@ def rank(
     Raises:
         RunError: onnxruntime can't run the model.
     """
-    criterion, behind = CALIBRATED[name], readers(coupling)
+    criterion = CALIBRATED[name]
+    behind: Mapping[Atom, Sequence[Reader]] = readers(coupling)
     scores: dict[Atom, Scores] = {}
     alone = tuple(group for group in groups if not behind[group.atom])
     scores.update((group.atom, criteria.l1(coupling, group)) for group in alone)
     rest = [group for group in groups if behind[group.atom]]
+    if compared and not criterion.diagonal and rest:
+        behind = _weighted(coupling, rest, behind, calibration, progress)
     for part in _parts(coupling, rest, behind, memory, diagonal=criterion.diagonal):
         layers = [reader.layer for group in part for reader in behind[group.atom]]
         found = measure(coupling.graph, layers, calibration, diagonal=criterion.diagonal, progress=progress)
@@ -124,6 +133,22 @@ def rank(
             progress(f"ranking {group.name}")
             scores[group.atom] = criterion.score(behind[group.atom], found)
     return scores, alone
+
+
+def _weighted(
+    coupling: Coupling,
+    groups: Sequence[Group],
+    behind: Mapping[Atom, Sequence[Reader]],
+    calibration: Calibration,
+    progress: Progress,
+) -> dict[Atom, list[Reader]]:
+    """The layers behind some groups with what their errors count."""
+    layers = [reader.layer for group in groups for reader in behind[group.atom]]
+    counts = weights(gains(coupling.graph, layers, calibration, progress=progress))
+    return {
+        group.atom: [replace(r, weight=counts[r.layer.node.index]) for r in behind[group.atom]]
+        for group in groups
+    }
 
 
 def _parts(

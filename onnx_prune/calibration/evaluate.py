@@ -51,7 +51,7 @@ def evaluate(graph: Graph, small: onnx.ModelProto, path: Path) -> Accuracy:
         RunError: onnxruntime can't run one of the models.
     """
     feeds, labels = load(path, graph.inputs)
-    before, after = (_top1(model, feeds, labels, graph.folder, path) for model in (graph.model, small))
+    before, after = (top1(model, feeds, labels, graph.folder, path) for model in (graph.model, small))
     return Accuracy(before, after, len(labels), str(path))
 
 
@@ -76,9 +76,22 @@ def load(path: Path, inputs: Sequence[onnx.ValueInfoProto]) -> tuple[list[dict[s
     return feeds, labels.ravel()[:used]
 
 
-def _top1(
+def top1(
     model: onnx.ModelProto, feeds: Sequence[Feeds], labels: Array, folder: Path | None, path: Path
 ) -> float:
+    """What fraction of the samples a classifier gets right.
+
+    Args:
+        model: the classifier; its first output that has a score for each class counts.
+        feeds: inputs in batches, see `load`.
+        labels: the right class of each sample.
+        folder: where external data are.
+        path: the file that the samples come from, for messages.
+
+    Raises:
+        InputError: no output has a score for each class.
+        RunError: onnxruntime can't run the model.
+    """
     session, right, at = Session(model, folder, optimize=True), 0, 0
     for feed in feeds:
         stop = at + len(next(iter(feed.values())))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from math import prod as product
 from typing import Any
@@ -35,6 +35,7 @@ class Linear(ABC):
         weight: index of the constant operand.
         bias: index of the bias operand, None where the operator has none.
         groups: problems side by side, each with inputs and results of its own.
+        stored: name of the weight as it is stored; the operand itself, or what a Transpose makes it from.
     """
 
     node: Node
@@ -42,16 +43,12 @@ class Linear(ABC):
     weight: int
     bias: int | None
     groups: int
+    stored: str
 
     @property
     def source(self) -> str:
         """Name of the tensor that rows are read from."""
         return self.node.inputs[self.data]
-
-    @property
-    def stored(self) -> str:
-        """Name of the weight."""
-        return self.node.inputs[self.weight]
 
     @property
     def result(self) -> str:
@@ -90,6 +87,11 @@ class Linear(ABC):
     @abstractmethod
     def inner(self, shape: Shape) -> int:
         """The dim of a weight of this shape that carries the channels which are summed over."""
+
+    def inner_operand(self, shape: Shape) -> int:
+        """The same dim in the operand that the node reads."""
+        dim = self.inner(shape)
+        return dim if self.stored == self.node.inputs[self.weight] else len(shape) - 1 - dim
 
     @abstractmethod
     def results_of(self, shape: Shape) -> int:
@@ -274,7 +276,7 @@ def _vectors(array: Array, turned: bool, pick: Array | None) -> Array:
     return (flat if pick is None else flat[pick])[None]
 
 
-def _conv(node: Node, data: int, dims: Shape) -> Linear | None:
+def _conv(node: Node, data: int, dims: Shape, stored: str) -> Linear | None:
     kernel = dims[2:]
     attrs, ones = node.attrs, (1,) * len(kernel)
     auto = attrs.get("auto_pad", b"NOTSET").decode()
@@ -284,6 +286,7 @@ def _conv(node: Node, data: int, dims: Shape) -> Linear | None:
         1,
         2,
         int(attrs.get("group", 1)),
+        stored,
         kernel,
         tuple(attrs.get("strides", ones)),
         tuple(attrs.get("dilations", ones)),
@@ -292,7 +295,7 @@ def _conv(node: Node, data: int, dims: Shape) -> Linear | None:
     )
 
 
-def _gemm(node: Node, data: int, dims: Shape) -> Linear | None:
+def _gemm(node: Node, data: int, dims: Shape, stored: str) -> Linear | None:
     turned = [bool(node.attrs.get(name, 0)) for name in ("transA", "transB")]
     left = data == 0
     return Product(
@@ -301,6 +304,7 @@ def _gemm(node: Node, data: int, dims: Shape) -> Linear | None:
         1 - data,
         2,
         1,
+        stored,
         turned=turned[0] if left else not turned[1],
         weight_turned=not turned[1] if left else turned[0],
         result_turned=not left,
@@ -309,24 +313,27 @@ def _gemm(node: Node, data: int, dims: Shape) -> Linear | None:
     )
 
 
-def _matmul(node: Node, data: int, dims: Shape) -> Linear | None:
+def _matmul(node: Node, data: int, dims: Shape, stored: str) -> Linear | None:
     """A stack of different matrices is no single product, and a vector no matrix."""
     if product(dims[:-2]) != 1 or len(dims) < 2:
         return None
     left = data == 0
-    return Product(node, data, 1 - data, None, 1, turned=not left, weight_turned=left, result_turned=not left)
+    return Product(
+        node, data, 1 - data, None, 1, stored, turned=not left, weight_turned=left, result_turned=not left
+    )
 
 
 # By operator: the operands of which one is the weight, and how to read the node.
-_READERS: dict[str, tuple[tuple[int, ...], Callable[[Node, int, Shape], Linear | None]]] = {
+_READERS: dict[str, tuple[tuple[int, ...], Callable[[Node, int, Shape, str], Linear | None]]] = {
     "Conv": ((1,), _conv),
     "Gemm": ((0, 1), _gemm),
     "MatMul": ((0, 1), _matmul),
 }
 OPERATORS: Collection[str] = _READERS.keys()
+_MATRICES = ("Gemm", "MatMul")
 
 
-def linear(graph: Graph, node: Node) -> Linear | None:
+def linear(graph: Graph, node: Node, *, behind: bool = False) -> Linear | None:
     """The node as a matrix product, None where it is none, or both or none of its factors are constant.
 
     Nor are nodes inside of bodies: what they read is not seen from outside.
@@ -334,11 +341,32 @@ def linear(graph: Graph, node: Node) -> Linear | None:
     Args:
         graph: the node's graph.
         node: the node.
+        behind: whether a matrix that a Transpose makes from a constant is one as well.
     """
     if node.inner:
         return None
     places, reader = _READERS.get(node.op, ((), _conv))
-    constant = [k for k in places if node.inputs[k] in graph.weights]
+    stored = {k: _stored(graph, node.inputs[k], behind and node.op in _MATRICES) for k in places}
+    constant = [k for k in places if stored[k]]
     if len(constant) != 1 or node.inputs[1 - constant[0]] in graph.weights:
         return None
-    return reader(node, 1 - constant[0], graph.dims(node.inputs[constant[0]]))
+    name = stored[constant[0]]
+    found = reader(node, 1 - constant[0], graph.dims(name), name)
+    if isinstance(found, Product) and name != node.inputs[found.weight]:
+        return replace(found, weight_turned=not found.weight_turned)
+    return found
+
+
+def _stored(graph: Graph, name: str, behind: bool) -> str:
+    """The constant that an operand is, or that a Transpose turns into it for nobody else; "" without one."""
+    if name in graph.weights:
+        return name
+    maker = graph.makers.get(name) if behind else None
+    if maker is None or maker.op != "Transpose" or maker.inner or len(graph.uses.get(name, ())) != 1:
+        return ""
+    source = maker.inputs[0]
+    return source if source in graph.weights and len(graph.dims(source)) == 2 and _turns(maker) else ""
+
+
+def _turns(transpose: Node) -> bool:
+    return list(transpose.attrs.get("perm", (1, 0))) == [1, 0]

@@ -35,11 +35,13 @@ class Reader:
         layer: the layer.
         matrix: its weight as matrices, shape (groups, results, width).
         blocks: for each channel of the group the columns that read it, shape (channels, columns).
+        weight: what an error of its result counts beside those of other layers.
     """
 
     layer: Linear
     matrix: Array
     blocks: NDArray[np.intp]
+    weight: float = 1.0
 
     @property
     def width(self) -> int:
@@ -51,7 +53,7 @@ def readers(coupling: Coupling) -> dict[Atom, list[Reader]]:
     """For each group's atom the layers with constant weights that sum over its channels."""
     found: dict[Atom, list[Reader]] = {group.atom: [] for group in coupling.groups}
     for bound in coupling.bound:
-        layer = linear(coupling.graph, bound.node)
+        layer = linear(coupling.graph, bound.node, behind=True)
         if layer is None or coupling.key(bound.node, layer.weight) in coupling.codes:
             continue
         matrix = layer.matrix(real(coupling, layer.stored))
@@ -67,8 +69,9 @@ def _columns(coupling: Coupling, bound: Bound, layer: Linear) -> dict[Atom, NDAr
     if dims is None:
         return {}
     dim, found = layer.inner(shape), {}
-    for atom in dict.fromkeys(atoms(dims[dim])):
-        positions, channels = owner(dims[dim], atom)
+    axis = dims[layer.inner_operand(shape)]
+    for atom in dict.fromkeys(atoms(axis)):
+        positions, channels = owner(axis, atom)
         if len(set(positions.tolist())) < len(positions):
             continue  # a position that belongs to two channels
         of = np.full(shape[dim], -1)

@@ -72,7 +72,7 @@ class Correlated:
     """
 
     def __init__(self, gram: Gram, matrix: Array, blocks: Blocks) -> None:
-        h = gram.covariance
+        h = shrunk(gram.covariance, gram.count)
         self._weight = matrix.astype(np.float64)
         total = float(np.einsum("god,god->", self._weight @ h, self._weight))
         self._total = total if total > 0 else np.inf
@@ -118,13 +118,42 @@ class Correlated:
         self._left = self._left[left]
 
 
-def eliminate(parts: Sequence[Part], channels: int, width: int) -> Errors:
+def shrunk(h: Errors, rows: int) -> Errors:
+    """Covariances with their off-diagonals shrunk by as much as few rows overstate them.
+
+    Where a layer reads more numbers than there are samples, as behind a flattened image, any of them can be
+    had from the others, on these samples.  Chen, Wiesel, Eldar, Hero 2010, "Shrinkage Algorithms for MMSE
+    Covariance Estimation", equation 23 (OAS), on correlations.
+
+    Example:
+        >>> h = np.array([[[4.0, 2.0], [2.0, 1.0]]])
+        >>> shrunk(h, 9).tolist(), shrunk(h, 10**9).round(6).tolist()
+        ([[[4.0, 1.5555555555555556], [1.5555555555555556, 1.0]]], [[[4.0, 2.0], [2.0, 1.0]]])
+    """
+    width = h.shape[1]
+    diagonal = np.einsum("gdd->gd", h)
+    spread = np.sqrt(np.maximum(diagonal, np.finfo(float).tiny))
+    squares = np.square(h / (spread[:, :, None] * spread[:, None, :])).sum((1, 2))
+    excess = (rows + 1 - 2 / width) * (squares - width)
+    due = (1 - 2 / width) * squares + width**2
+    share = np.divide(due, excess, out=np.ones_like(due), where=excess > due)
+    found = h * (1 - share[:, None, None])
+    np.einsum("gdd->gd", found)[...] = diagonal
+    return np.asarray(found)
+
+
+def eliminate(
+    parts: Sequence[Part], channels: int, width: int, weights: Sequence[float] | None = None
+) -> Errors:
     """Remove channel after channel.
+
+    What goes next is what all layers together lose least by, whatever their weights.
 
     Args:
         parts: the layers that read the channels, one or more.
         channels: how many there are.
         width: inputs of the widest layer.
+        weights: what the error of each layer counts; all alike by default.
 
     Returns:
         For each channel the error, relative to the variance of the result and summed over the layers, once it
@@ -132,19 +161,21 @@ def eliminate(parts: Sequence[Part], channels: int, width: int) -> Errors:
 
     Example:
         >>> gram = Gram()
-        >>> gram.add(np.array([[[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]]))
+        >>> rows = [[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]
+        >>> gram.add(np.array([rows * 1000]))
         >>> one = part(gram, np.array([[[1.0, 1.0, 1.0]]]), np.arange(3)[:, None])
         >>> eliminate([one], 3, 3).round(2)  # the first two say the same
         array([0. , 1. , 0.2])
     """
     alive = np.arange(channels)
     errors, error = np.zeros(channels), 0.0
+    counting = [1.0] * len(parts) if weights is None else weights
     while alive.size:
         costs = np.sum([p.costs(alive) for p in parts], axis=0)
         step = 1 if width <= _ONE_BY_ONE else max(1, alive.size // _STEP)
         order = np.argsort(costs, kind="stable")[:step]
         gone = alive[order]
-        added = sum(p.remove(gone) for p in parts)
+        added = sum(weight * p.remove(gone) for p, weight in zip(parts, counting, strict=True))
         shares = np.cumsum(np.maximum(costs[order], 0.0))
         errors[gone] = error + added * (shares / shares[-1] if shares[-1] > 0 else 1.0)
         error += added

@@ -28,7 +28,7 @@ from onnx_prune.calibration.residual import Residual, residual
 from onnx_prune.cost import MACS
 from onnx_prune.coupling import Bound, Coupling
 from onnx_prune.draft import Draft, rearrange
-from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.kept import Plan, slicer, stays
 from onnx_prune.model import tensors
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.nodes import Node, Place
@@ -136,11 +136,11 @@ def _loses(coupling: Coupling, bound: Bound, plan: Plan) -> bool:
     """Whether the node sums over channels that are cut, or takes a statistic over them."""
     if set(plan) & (bound.relation.contracted() | bound.mixed):
         return True
-    layer = linear(coupling.graph, bound.node)
+    layer = linear(coupling.graph, bound.node, behind=True)
     dims = bound.relation.operands[layer.weight] if layer else None
     if layer is None or dims is None:
         return False  # an axis that both sides of a tied weight stand on is in the result as well
-    return any(atom in plan for atom in atoms(dims[layer.inner(coupling.graph.dims(layer.stored))]))
+    return any(atom in plan for atom in atoms(dims[layer.inner_operand(coupling.graph.dims(layer.stored))]))
 
 
 class _Pass:
@@ -184,8 +184,8 @@ class _Pass:
                 if mine.op == "BatchNormalization":
                     self.tasks[name] = mine
                 continue
-            layer = linear(self.graph, mine)
-            if layer is None or linear(self.coupling.graph, node) is None:
+            layer = linear(self.graph, mine, behind=True)
+            if layer is None or linear(self.coupling.graph, node, behind=True) is None:
                 still = [k for k in mine.inputs[1:] if k and k not in order and k not in given]
                 if mine.op in MACS and still:
                     why = "its weight is computed" if mine.op in OPERATORS else f"{mine.op} can't be fitted"
@@ -279,7 +279,7 @@ class _Pass:
     def _target(self, name: str, found: Residual | None, j: int) -> Array:
         """What the layer should say for set `j`, at the channels that stay."""
         whole = self.original.value(name, j)
-        y = slicer(masks(self.coupling, name, self.plan, whole.shape))(whole)
+        y = slicer(stays(self.coupling, name, self.plan, whole.shape))(whole)
         if found is None:
             return y
         other = self.pruned.value(found.other, j)

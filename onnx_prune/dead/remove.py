@@ -19,6 +19,7 @@ from onnx_prune.draft import Draft
 from onnx_prune.errors import NothingToPrune, ProofFailed
 from onnx_prune.follow import CannotRestate
 from onnx_prune.kept import shapes_after
+from onnx_prune.layers import layers, pair
 from onnx_prune.model import files
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.sign import sign
@@ -85,7 +86,7 @@ class _Run:
         with self.stage("loading"):
             graph, sha256 = load(self.source)
         with self.stage("coupling"):
-            coupling = couple(graph)
+            coupling = couple(graph, loose=False)
         with self.stage("looking for dead channels"):
             found = self._find(coupling)
         with self.stage("cutting"):
@@ -108,7 +109,7 @@ class _Run:
                 files.write_text(self.save_plan, written.to_json())
             model = model or (draft.whole() if self.output is None else None)
         self._remark(found)
-        left = Graph(draft.model).params()
+        left = Graph(draft.model)
         report = self._report(coupling, found, left, size, proof, not_proved, drift, latency)
         return Result(model, written, report)
 
@@ -128,7 +129,7 @@ class _Run:
         """The model that is masked, and what is left of it; what can't follow stays."""
         barred: set[Atom] = set()
         while True:
-            after = couple(Graph(found.model, coupling.graph.folder))
+            after = couple(Graph(found.model, coupling.graph.folder), loose=False)
             there = carried_over(found.plan, coupling, after)
             try:
                 return after, cut(after, there), found
@@ -186,7 +187,7 @@ class _Run:
         self,
         coupling: Coupling,
         found: Dead,
-        left: int,
+        left: Graph,
         size: int | None,
         proof: Proof | None,
         not_proved: str,
@@ -219,9 +220,10 @@ class _Run:
             asked_ratio=share,
             reached_ratio=share,
             before=Size(graph.params(), total_macs(graph, typical.known), size_of(self.source, graph)),
-            after=Size(left, total_macs(graph, after), size),
+            after=Size(left.params(), total_macs(graph, after), size),
             groups=tuple(sorted(groups, key=lambda g: -g.params)),
             held=(),
+            layers=pair(layers(graph, typical.known), layers(left, after)),
             proof=proof,
             not_proved="" if proof else not_proved,
             drift=drift,

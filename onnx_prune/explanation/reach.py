@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod as product
 
-from onnx_prune.axes.axis import Atom, Axis, Cat, atoms
+from onnx_prune.axes.axis import Atom, Axis, Bundle, Cat, Prod, Weave, atoms
 from onnx_prune.coupling import Coupling, Site
 
 NO_CHANNELS = "they have no channels: scalars, kernels, scales and the like"
@@ -148,10 +148,12 @@ def _labels(axis: Axis, coupling: Coupling, barred: Mapping[Atom, str], why: str
     match axis:
         case Atom():
             return Counter({_label(axis, coupling, barred, why): axis.size})
-        case Cat():
+        case Bundle():
+            return _labels(axis.parts[0], coupling, barred, why)
+        case Cat() | Weave():
             parts = (_labels(part, coupling, barred, why) for part in axis.parts)
             return sum(parts, Counter[str]())
-        case _:
+        case Prod():
             found = Counter({NO_CHANNELS: 1})
             for part in axis.parts:
                 inner = _labels(part, coupling, barred, why)
@@ -166,7 +168,8 @@ def _label(atom: Atom, coupling: Coupling, barred: Mapping[Atom, str], why: str 
     if atom in barred:
         return barred[atom]
     reason = coupling.reasons.get(atom)
-    if reason is None and atom.size > 1:
+    shuffled = any(atom in web.atoms for web in coupling.webs)
+    if reason is None and (atom.size > 1 or shuffled):
         return _FREE
     return NO_CHANNELS if why is None else reason or why
 

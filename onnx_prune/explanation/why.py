@@ -74,7 +74,7 @@ def whys(coupling: Coupling, about: str, barred: Mapping[Atom, str]) -> tuple[Wh
     found = []
     for place in _places(coupling, about):
         axis = _axis(coupling, place)
-        if size(axis) > 1 and all(atom.size == 1 for atom in atoms(axis)):
+        if size(axis) > 1 and all(atom.size == 1 and atom not in groups for atom in atoms(axis)):
             found += [
                 Why(weight_of(place[0]), place[1], spelled(axis), size(axis), "held", held.why)
                 for held in coupling.held

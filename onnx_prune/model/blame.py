@@ -43,7 +43,7 @@ def _light(model: onnx.ModelProto) -> onnx.ModelProto:
     tensors.copy_fields(model.graph, light.graph, skip=("initializer",))
     there = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        if not tensors.is_external(tensor) and tensors.nbytes(tensor) < _LARGE:
+        if not tensors.is_outside(tensor) and tensors.nbytes(tensor) < _LARGE:
             light.graph.initializer.append(tensor)
         elif tensor.name not in there:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from onnx_prune.errors import InputError
-from onnx_prune.model import tensors, wire
+from onnx_prune.model import lazy, tensors, wire
 from onnx_prune.model.atomic import Replacement, replacing, terminable, unstoppable
 from onnx_prune.model.memory import require_fits
 from onnx_prune.model.pieces import Pieces
@@ -26,21 +27,20 @@ from onnx_prune.model.wellformed import check_calls, check_names, check_versions
 
 __all__ = ["load", "save", "terminable"]
 
-_RELEASE = 1 << 24  # bytes parsed between two times that the map's pages are given back
+_RELEASE = 1 << 22  # bytes parsed between two times that the map's pages are given back
 PROTOBUF_LIMIT = 2**31 - 1
 _DEEPEST = 100  # messages in messages that protobuf reads
 INLINE_BELOW = 1024
-_RAW_DATA = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
 def load(path: str | os.PathLike[str]) -> ModelProto:
-    """Read a model and require that it can be worked on; external data stay outside.
+    """Read a model and require that it can be worked on; the data of all but small initializers stay outside.
 
     Args:
         path: The .onnx file. Its external data, if any, must lie in the same folder.
 
     Returns:
-        The model, not changed in any way.
+        The model, but for data that stay in the file (`onnx_prune.model.lazy`) not changed in any way.
 
     Raises:
         InputError: It cannot be used: one line with what, where and the way out.
@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
 
 
 def _parse(file: Path) -> ModelProto:
-    """Parse from a memory map, so that the file's bytes and the model are never both in memory."""
+    """Parse from a memory map, of which only what is not data is ever in memory."""
     model = ModelProto()
     try:
         if file.is_dir():
@@ -76,7 +76,8 @@ def _parse(file: Path) -> ModelProto:
         if file.exists() and not file.is_file():
             raise InputError("is not a regular file; save the model to one first")
         with open(file, "rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
+            status = os.fstat(opened.fileno())
+            size = status.st_size
             if size == 0:
                 raise InputError("is empty; export or copy the model again")
             if size > PROTOBUF_LIMIT:
@@ -85,7 +86,7 @@ def _parse(file: Path) -> ModelProto:
                 if bytes(view[:8]) == b"version ":
                     raise InputError("is a Git LFS pointer, not the model; run git lfs pull")
                 try:
-                    _parse_piecewise(model, mapped, view)
+                    _parse_piecewise(model, mapped, view, partial(lazy.put_off, file=file, status=status))
                 except DecodeError:
                     if _depth(view) > _DEEPEST:
                         raise InputError(
@@ -107,24 +108,50 @@ def _depth(view: memoryview) -> int:
     return 0
 
 
-def _parse_piecewise(model: ModelProto, mapped: mmap.mmap, view: memoryview) -> None:
-    """Everything but the main graph's initializers, then these one by one, giving back what was read."""
+def _parse_piecewise(
+    model: ModelProto, mapped: mmap.mmap, view: memoryview, put_off: Callable[..., None]
+) -> None:
+    """Everything but the main graph's initializers, then the heads of these one by one."""
     parts = None
     with suppress(ValueError):  # a traceback that lived on would keep parts of the map open
-        parts = wire.without_initializers(view)
+        parts = wire.without_initializers(view, _Releaser(mapped))
     if parts is None:
         raise DecodeError("not a message")
     rest, initializers = parts
     model.ParseFromString(rest)
-    released = 0
+    release = _Releaser(mapped)
     for start, end in initializers:
+        tensor = model.graph.initializer.add()
         with view[start:end] as part:
-            # the stubs know bytes alone, upb takes any buffer
-            model.graph.initializer.add().MergeFromString(part)  # type: ignore[arg-type]
+            head = None
+            if end - start >= INLINE_BELOW:
+                with suppress(ValueError):
+                    head = wire.parted(part)
+            if head is None:
+                # the stubs know bytes alone, upb takes any buffer
+                tensor.MergeFromString(part)  # type: ignore[arg-type]
+            else:
+                tensor.MergeFromString(head[0])
+                size = head[2] - head[1]
+                if tensors.may_wait(tensor, size):
+                    put_off(tensor, offset=start + head[1], size=size)
+                else:
+                    tensor.raw_data = bytes(part[head[1] : head[2]])
+        release(end)
+
+
+class _Releaser:
+    """Gives the pages of a map back once they have been read."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self._mapped, self._released = mapped, 0
+
+    def __call__(self, end: int) -> None:
+        """All up to `end` has been read."""
         page = end - end % mmap.PAGESIZE
-        if page - released > _RELEASE and hasattr(mapped, "madvise"):
-            mapped.madvise(mmap.MADV_DONTNEED, released, page - released)
-            released = page
+        if page - self._released > _RELEASE and hasattr(self._mapped, "madvise"):
+            self._mapped.madvise(mmap.MADV_DONTNEED, self._released, page - self._released)
+            self._released = page
 
 
 def _roots(model: ModelProto) -> Iterator[GraphProto | FunctionProto]:
@@ -247,7 +274,7 @@ class _Writer:
             index, tensor = next(initializers) if main else (-1, TensorProto.FromString(serialized))  # type: ignore[arg-type]  # the stubs know bytes alone
             computed = self._content.get(tensor.name) if main else None
             movable = external and main and tensor.data_type != TensorProto.STRING
-            present = computed is None and not tensors.is_external(tensor) and index not in self._left_out
+            present = computed is None and not tensors.is_outside(tensor) and index not in self._left_out
             if present and (not movable or tensors.nbytes(tensor) < INLINE_BELOW):
                 return None
             head = TensorProto.FromString(serialized)  # type: ignore[arg-type]  # the stubs know bytes alone
@@ -264,9 +291,9 @@ class _Writer:
                 return [head.SerializeToString()]
             view = memoryview(head.SerializeToString())
             after = next(
-                (start for number, start, _, _ in wire.fields(view) if number > _RAW_DATA), len(view)
+                (start for number, start, _, _ in wire.fields(view) if number > wire.RAW_DATA), len(view)
             )
-            return [view[:after], *wire.block(_RAW_DATA, [data]), view[after:]]
+            return [view[:after], *wire.block(wire.RAW_DATA, [data]), view[after:]]
 
         whole = memoryview(self._wire)
         return wire.rewrite(whole, change) or [whole]

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
+P = TypeVar("P")
 T = TypeVar("T")
 PIECE = 1 << 19  # elements; a multiple of eight, so that packed bits can be cut there
 _FEW = 4  # pieces that are not worth starting threads for
 _MOST_THREADS = 8
+_LEAST = 1 << 16  # elements of a piece
 _SHORT = 512  # elements
 _LOCAL = threading.local()
 
@@ -70,7 +72,16 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
         >>> list(each(600_000, lambda part: part.stop - part.start))
         [524288, 75712]
     """
-    parts = [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)]
+    return in_order(work, [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)])
+
+
+def in_order(work: Callable[[P], T], parts: Sequence[P]) -> Iterator[T]:
+    """As `map`, by threads if there are more than a few parts; `work` must not call this function.
+
+    Example:
+        >>> list(in_order(abs, [-1, 2, -3, 4, -5]))
+        [1, 2, 3, 4, 5]
+    """
     if len(parts) <= _FEW or _threads() == 1:
         yield from map(work, parts)
         return
@@ -85,6 +96,43 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
     finally:
         for future in waiting:
             future.cancel()
+
+
+def length(size: int) -> int:
+    """Elements of a piece of an array of this size: more where there are many, since each costs its share.
+
+    >>> length(1 << 20), length(1 << 22) == PIECE * 2, length(1000 * PIECE) // PIECE
+    (262144, True, 2)
+    """
+    return max(_LEAST, min(size // _FEW, 2 * PIECE))
+
+
+class Buffers:
+    """Memory that pieces are made in, used again and again: fresh pages cost more than filling them.
+
+    Example:
+        >>> buffers = Buffers(np.dtype(np.int8), 6)
+        >>> first = buffers.take((2, 3))
+        >>> buffers.give(first)
+        >>> np.shares_memory(first, buffers.take((4,)))
+        True
+    """
+
+    def __init__(self, dtype: np.dtype[Any], size: int) -> None:
+        self._dtype, self._size = dtype, size
+        self._free: deque[Any] = deque()  # what was taken is a view of it
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """An array of this shape, of any content."""
+        try:
+            whole: Array = self._free.pop()
+        except IndexError:
+            whole = np.empty(self._size, self._dtype)
+        return whole[: product(shape)].reshape(shape)
+
+    def give(self, array: Array) -> None:
+        """Let the memory of an array that was taken be used again."""
+        self._free.append(array.base)
 
 
 @cache

@@ -10,6 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from onnx_prune.errors import InputError
-from onnx_prune.model import wire
+from onnx_prune.model import lazy, wire
 
 _DATA_FIELDS = (
     "raw_data",
@@ -68,7 +69,30 @@ def is_external(tensor: TensorProto) -> bool:
         >>> is_external(TensorProto(data_location=TensorProto.EXTERNAL))
         True
     """
+    return is_outside(tensor) and not lazy.is_put_off(tensor)
+
+
+def is_outside(tensor: TensorProto) -> bool:
+    """Whether the tensor's data are in a file, beside the model or the model's own (`onnx_prune.model.lazy`).
+
+    Example:
+        >>> is_outside(TensorProto(raw_data=b"1234"))
+        False
+    """
     return tensor.data_location == TensorProto.EXTERNAL
+
+
+def may_wait(tensor: TensorProto, size: int) -> bool:
+    """Whether a tensor that lacks nothing but raw data of this size is sound, and they can be read later.
+
+    Example:
+        >>> may_wait(TensorProto(data_type=TensorProto.FLOAT, dims=[2]), 8)
+        True
+    """
+    odd = is_outside(tensor) or tensor.HasField("segment") or tensor.data_type == TensorProto.STRING
+    with suppress(InputError):  # which `check` will say
+        return not odd and nbytes(tensor) == size
+    return False
 
 
 def tensors(root: GraphProto | FunctionProto) -> Iterator[TensorProto]:
@@ -191,8 +215,10 @@ def check(tensor: TensorProto, folder: Path | None) -> None:
     """
     if tensor.HasField("segment"):
         raise InputError(f"tensor {tensor.name!r} is in segments, which no runtime reads; re-export it")
+    if lazy.is_put_off(tensor):
+        return
     need = nbytes(tensor)
-    if is_external(tensor):
+    if is_outside(tensor):
         _place(tensor, folder)
         return
     unit = "bytes"
@@ -229,7 +255,7 @@ def read(tensor: TensorProto, folder: Path | None = None) -> NDArray[Any]:
         return np.array([text.decode(errors=_LOSSLESS) for text in tensor.string_data], dtype=object).reshape(
             dims
         )
-    if not is_external(tensor) and not tensor.HasField("raw_data"):
+    if not is_outside(tensor) and not tensor.HasField("raw_data"):
         return numpy_helper.to_array(tensor)
     data = stored(tensor, folder)
     if dtype.name in _PACKED_BITS:
@@ -252,7 +278,9 @@ def stored(tensor: TensorProto, folder: Path | None = None) -> NDArray[np.uint8]
         >>> stored(helper.make_tensor("w", TensorProto.INT4, [3], [1, 2, 3])).tolist()
         [33, 3]
     """
-    if is_external(tensor):
+    if lazy.is_put_off(tensor):
+        return lazy.data(tensor)
+    if is_outside(tensor):
         path, offset = _place(tensor, folder)
         size = nbytes(tensor)
         if size == 0:
@@ -314,7 +342,7 @@ def clear(tensor: TensorProto) -> None:
     """
     for field in _DATA_FIELDS:
         tensor.ClearField(field)
-    if is_external(tensor):
+    if is_outside(tensor):
         tensor.ClearField("data_location")
 
 

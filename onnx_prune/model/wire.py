@@ -23,6 +23,7 @@ from onnx import (
     TrainingInfoProto,
 )
 
+RAW_DATA = int(TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number)
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 
 
@@ -133,8 +134,14 @@ def rewrite(message: memoryview, change: Change) -> list[Piece] | None:
     return _rewrite(message, _MODEL, change)
 
 
-def without_initializers(message: memoryview) -> tuple[bytes, list[tuple[int, int]]]:
+def without_initializers(
+    message: memoryview, passed: Callable[[int], None] = lambda at: None
+) -> tuple[bytes, list[tuple[int, int]]]:
     """A serialized ModelProto without its main graph's initializers, and where each of these stands.
+
+    Args:
+        message: The model's bytes.
+        passed: Told how far these have been read, after each initializer.
 
     Raises:
         ValueError: The bytes are not a message.
@@ -159,10 +166,33 @@ def without_initializers(message: memoryview) -> tuple[bytes, list[tuple[int, in
         for inner, tag, value, stop in fields(message[body:end]):
             if inner == tensor_number:
                 found.append((body + value, body + stop))
+                passed(body + stop)
             else:
-                graph.append(message[body + tag : body + stop])
+                graph.append(bytes(message[body + tag : body + stop]))
         pieces += block(graph_number, graph)
     return b"".join(piece for piece in pieces if not isinstance(piece, Late)), found
+
+
+def parted(tensor: memoryview) -> tuple[bytes, int, int] | None:
+    r"""A serialized TensorProto without its raw data, and from where to where these are.
+
+    Returns:
+        None if it has none, or several of which only the last counts.
+
+    Raises:
+        ValueError: The bytes are not a message.
+
+    Example:
+        >>> parted(memoryview(TensorProto(name="w", raw_data=b"1234").SerializeToString()))
+        (b'B\x01w', 5, 9)
+    """
+    rest, found = [], []
+    for number, start, body, end in fields(tensor):
+        if number == RAW_DATA:
+            found.append((body, end))
+        else:
+            rest.append(tensor[start:end])
+    return (b"".join(rest), *found[0]) if len(found) == 1 else None
 
 
 def depth(message: memoryview) -> int:

@@ -20,7 +20,7 @@ from onnx_prune.proof.taken import settled
 from onnx_prune.runtime import Feeds, RunError
 
 Progress = Callable[[str], None]
-_LIMIT = 1e-4  # of floats; integers, booleans and text have to be equal
+LIMIT = 1e-4  # of floats; integers, booleans and text have to be equal
 _SHAKY = 5e-2  # what is allowed at most where rounding alone moves a tensor by more than that
 
 
@@ -40,6 +40,8 @@ class Proof:
             empty, constant or not finite.
         single: whether the models were only run in single precision, onnxruntime having no kernels for
             their half.
+        blocks: number of blocks of nodes that were run one after the other (`onnx_prune.proof.blocks`);
+            0 where the models ran whole.
     """
 
     error: float
@@ -50,11 +52,14 @@ class Proof:
     pieces: int | None = None
     silent: tuple[str, ...] = ()
     single: bool = False
+    blocks: int = 0
 
     @property
     def notes(self) -> list[str]:
         """What a reader has to know beyond the figures, one sentence each."""
         notes = []
+        if self.blocks:
+            notes.append(f"proved in {self.blocks} blocks of nodes, one after the other: --max-memory")
         if self.single:
             notes.append("proved in single precision: onnxruntime does not run the model in its own")
         if self.silent:
@@ -124,7 +129,7 @@ def _proved(reference: Reference, small: onnx.ModelProto, feeds: Sequence[Feeds]
     try:
         runs = reference.runs(feeds)
     except RunError as error:
-        raise _failed(
+        raise failed(
             "the masked original does not run, the original does", error, reference.coupling
         ) from None
     silent = reference.silent(runs)
@@ -140,7 +145,7 @@ def _proved(reference: Reference, small: onnx.ModelProto, feeds: Sequence[Feeds]
             tell("running both models piece by piece")
             trial = _Trial(reference, small, runs, at)
     except RunError as error:
-        raise _failed(
+        raise failed(
             "the cut model does not run, the masked original does", error, reference.coupling
         ) from None
     if not trial.worst.fits and trial.worst.error <= _SHAKY:
@@ -148,7 +153,7 @@ def _proved(reference: Reference, small: onnx.ModelProto, feeds: Sequence[Feeds]
         trial.shake()
     worst = trial.worst
     if not worst.fits:
-        raise _failed(
+        raise failed(
             "the cut model differs from the masked original",
             f"{worst.name} by {worst.error:.1e} of its largest value where {worst.allowed:.0e} is allowed",
             reference.coupling,
@@ -166,7 +171,7 @@ def _proved(reference: Reference, small: onnx.ModelProto, feeds: Sequence[Feeds]
 
 
 @dataclass(frozen=True, slots=True)
-class _Gap:
+class Gap:
     """How far one tensor is off at most, and what is allowed."""
 
     name: str
@@ -175,6 +180,7 @@ class _Gap:
 
     @property
     def fits(self) -> bool:
+        """Whether it is no more than is allowed."""
         return self.error <= self.allowed
 
     @property
@@ -190,17 +196,17 @@ class _Trial:
         self, reference: Reference, small: onnx.ModelProto, runs: list[Run], at: Seams = None
     ) -> None:
         self.reference, self.runs, self.at = reference, runs, at
-        self.gaps: dict[str, _Gap] = {}
+        self.gaps: dict[str, Gap] = {}
         for run, answer in reference.answers(small, self._asked(), at):
             for name, got, want in zip(reference.names(at), answer, run.want, strict=True):
-                gap = _Gap(name, difference(got, want), 0.0 if exact(want) else _LIMIT)
+                gap = Gap(name, difference(got, want), 0.0 if exact(want) else LIMIT)
                 self.gaps[name] = max(self.gaps.get(name, gap), gap, key=lambda g: g.error)
 
     def _asked(self) -> Iterable[Run]:
         return self.runs if self.at is None else self.reference.parted(self.runs, self.at)
 
     @property
-    def worst(self) -> _Gap:
+    def worst(self) -> Gap:
         """The largest difference as measured by what is allowed."""
         return max(self.gaps.values(), key=lambda gap: gap.rank)
 
@@ -218,7 +224,7 @@ class _Trial:
                     self.gaps[name] = replace(gap, allowed=max(gap.allowed, moved))
 
 
-def _failed(what: str, why: object, coupling: Coupling) -> ProofFailed:
+def failed(what: str, why: object, coupling: Coupling) -> ProofFailed:
     """The failure with all that its report needs."""
     model = coupling.graph.model
     opsets = ", ".join(f"{o.domain or 'ai.onnx'} {o.version}" for o in model.opset_import)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnx_prune.coupling import Coupling
-from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.kept import Plan, slicer, stays
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.nodes import Node
 from onnx_prune.shape.shapes import Shapes
@@ -144,6 +144,6 @@ def draws(nodes: Sequence[Node], shapes: Shapes, seed: int = 0) -> dict[str, Arr
 def kept(drawn: dict[str, Array], coupling: Coupling, plan: Plan) -> dict[str, Array]:
     """What stays of the arrays that `draws` made, for the cut model."""
     return {
-        name: slicer(masks(coupling, name.removeprefix(_PREFIX), plan, array.shape))(array)
+        name: slicer(stays(coupling, name.removeprefix(_PREFIX), plan, array.shape))(array)
         for name, array in drawn.items()
     }

@@ -14,8 +14,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnx_prune.coupling import Coupling
+from onnx_prune.draft import Draft
 from onnx_prune.errors import NotProved
-from onnx_prune.kept import Plan, masks, slicer
+from onnx_prune.kept import Plan, slicer, stays
 from onnx_prune.mask import masked
 from onnx_prune.model import tensors
 from onnx_prune.proof import order, randomness, seams
@@ -89,7 +90,7 @@ class Reference:
             RunError: it can, but not the masked original.
         """
         try:
-            session = self._session(self._masked())
+            session = self._session(self.masked())
         except RunError as error:
             if self.watch.half and not self.single:
                 self.single = True
@@ -102,7 +103,7 @@ class Reference:
                 answer = session.run(feeds, self.names())
             except RunError as error:
                 raise self._blame(error, feeds) from None
-            runs.append(Run(feeds, feeds, self._kept(self.names(), answer)))
+            runs.append(Run(feeds, feeds, self.kept(self.names(), answer)))
         return runs
 
     def silent(self, runs: Sequence[Run]) -> tuple[str, ...]:
@@ -126,12 +127,12 @@ class Reference:
     def parted(self, runs: Iterable[Run], at: tuple[str, ...]) -> Iterator[Run]:
         """The same runs with what the masked original has at its seams, one by one: that may be large."""
         with _running():
-            session = self._session(self._masked(), at, opened=False)
+            session = self._session(self.masked(), at, opened=False)
         for run in runs:
             feeds = seams.single(run.feeds)
             with _running():
                 answer = session.run(feeds, self.names(at))
-            want = self._kept(self.names(at), answer)
+            want = self.kept(self.names(at), answer)
             full, kept = (dict(zip(self.names(at), values, strict=True)) for values in (answer, want))
             small_feeds = seams.single(run.small_feeds)
             yield Run(feeds | {n: full[n] for n in at}, small_feeds | {n: kept[n] for n in at}, want)
@@ -165,7 +166,7 @@ class Reference:
 
         Scales, thresholds and all else that operators read which jump stays as it is.
         """
-        model = self._masked()
+        model = self.masked()
         rng = np.random.default_rng(0)
         nodes = (node for node in model.graph.node if not self.watch.jumping.isdisjoint(node.output))
         fixed = {name for node in nodes for name in node.input}
@@ -178,17 +179,22 @@ class Reference:
         session = self._session(model, at)
         names = [seams.own(name, at) for name in self.names(at)]
         for run in runs:
-            yield run, self._kept(self.names(at), session.run(run.feeds, names))
+            yield run, self.kept(self.names(at), session.run(run.feeds, names))
 
-    def _masked(self) -> onnx.ModelProto:
-        return masked(self.coupling, self.plan).whole()
+    def masked(self) -> onnx.ModelProto:
+        """The masked original; its weights are made when they are read, while this is there."""
+        return self._draft.lent()
+
+    @cached_property
+    def _draft(self) -> Draft:
+        return masked(self.coupling, self.plan)
 
     def _session(self, model: onnx.ModelProto, at: seams.Seams = None, opened: bool = True) -> Session:
         """A session whose outputs are all that is compared; the model is used up."""
         randomness.pinned(model, self.random, self.coupling.shapes.types)
         if self.watch.half and (self.single or at is not None):
             seams.widened(model, self.folder)
-            seams.settled(model, self._constants)
+            seams.settled(model, self.constants)
         if at is not None and self._products and saturates():
             seams.halved(model, self._products, self.folder)
         if at is not None and opened:
@@ -208,7 +214,7 @@ class Reference:
         }
 
     @cached_property
-    def _constants(self) -> dict[str, Array]:
+    def constants(self) -> dict[str, Array]:
         """What is computed of constants alone, whatever the dynamic axes."""
         first, *others = (
             self.coupling.folded.run(shapes.known)
@@ -234,7 +240,7 @@ class Reference:
                 failures.append((failure, feeds))
                 continue
             kept = self._fed({**feeds, **randomness.kept(drawn, self.coupling, self.plan)})
-            run = Run(full, kept, self._kept(self.names(), answer))
+            run = Run(full, kept, self.kept(self.names(), answer))
             said = dict(zip(self.names(), answer, strict=True))
             self._responding.update(
                 n for n in self.watch.inside if n in before and differ(said[n], before[n])
@@ -260,10 +266,10 @@ class Reference:
     def _fed(self, feeds: Feeds) -> Feeds:
         return seams.single(feeds) if self.single else feeds
 
-    def _kept(self, names: Sequence[str], answer: Sequence[Any]) -> list[Any]:
+    def kept(self, names: Sequence[str], answer: Sequence[Any]) -> list[Any]:
         """What stays of the masked original's tensors; sequences and maps have no axis that is cut."""
         return [
-            slicer(masks(self.coupling, name, self.plan, value.shape))(value)
+            slicer(stays(self.coupling, name, self.plan, value.shape))(value)
             if isinstance(value, np.ndarray)
             else value
             for name, value in zip(names, answer, strict=True)

@@ -11,6 +11,7 @@ import click
 from onnx_prune.errors import InputError
 from onnx_prune.sparse.sparsity import ENDS, SPARSE_CRITERIA, Sparsity
 from onnx_prune.terminal.command import Choice, Number, Option
+from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import plain
 
@@ -18,8 +19,8 @@ SECTION = "Single weights instead of channels"
 _OURS = ("pattern", "spare", "seed", "save_mask", "parent_mask", "sparse_initializers", "plot")
 _CHANNELS = (
     *("mixed", "attention", "round_to", "min_channels", "max_ratio", "strict"),
-    *("apply_plan", "save_plan", "threads", "target", "recover", "evaluate"),
-    *("input_mean", "input_std", "input_range", "memory"),
+    *("apply_plan", "save_plan", "threads", "target", "recover", "evaluate", "sensitivity"),
+    *("input_mean", "input_std", "input_range", "memory", "max_memory"),
 )
 _CHOOSING = (
     *("ratio", "across", "criterion", "scores", "layer_ratios", "ignore"),
@@ -75,7 +76,8 @@ PARAMS: list[click.Parameter] = [
         ["--plot"],
         section=SECTION,
         metavar="FILE",
-        help="Draw how the weights are spread, before and after, as FILE.svg or FILE.png.",
+        help="Draw how the weights are spread, before and after, as FILE.svg or FILE.png; needs "
+        "onnx-prune[report].",
     ),
 ]
 
@@ -148,6 +150,8 @@ def check(names: Mapping[str, str], given: Mapping[str, Any]) -> None:
                 raise click.UsageError(f"{names[name]} {why}")
     if given["plot"] is not None and Path(given["plot"]).suffix.lower() not in (".svg", ".png"):
         raise click.UsageError(f"--plot {plain(given['plot'])!r} is neither .svg nor .png")
+    if given["plot"] is not None:
+        require_extra("--plot", "report", ("matplotlib",))
     for name in ("apply_mask", "parent_mask"):
         if given[name] is not None:
             require_file(Path(given[name]))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_prune.analyse import couple
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NothingToPrune
+from onnx_prune.html import chart
 from onnx_prune.model import files
 from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.sign import sign
@@ -23,7 +24,6 @@ from onnx_prune.sparse.bits import Bits, Mask
 from onnx_prune.sparse.calibrated import calibrate
 from onnx_prune.sparse.drift import run_both
 from onnx_prune.sparse.granularity import Pattern
-from onnx_prune.sparse.histogram import png, svg
 from onnx_prune.sparse.maskfile import Manifest, MaskFile
 from onnx_prune.sparse.report import Layer, LeftAlone, SparseReport
 from onnx_prune.sparse.seen import Look, Seen
@@ -102,7 +102,7 @@ class _Run:
         with self.stage("loading"):
             graph, sha256 = load(self.source)
         with self.stage("looking for weights"):
-            coupling = couple(graph)
+            coupling = couple(graph, loose=False)
             weights = find(coupling)
         require_matches(weights, "ignore", asked.ignore)
         require_matches(weights, "layer-ratio", (glob for glob, _ in asked.layer_ratios))
@@ -133,9 +133,8 @@ class _Run:
         with self.stage("measuring the weights"):
             seen = look.at(mask.bits, zeroed.counts, values)
         if self.plot is not None and not self.dry_run:
-            drawn = seen.histogram
-            image = png(drawn) if Path(self.plot).suffix.lower() == ".png" else svg(drawn).encode()
-            files.write_bytes(self.plot, image)
+            drawn, kind = seen.histogram, "png" if Path(self.plot).suffix.lower() == ".png" else "svg"
+            files.write_bytes(self.plot, chart.spread_file(drawn.before, drawn.after, drawn.reach, kind))
         return SparseResult(
             model,
             mask,

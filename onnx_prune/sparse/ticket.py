@@ -84,7 +84,7 @@ def ticket(
         mask = replace(
             mask, bits=bits, manifest=replace(mask.manifest, criterion=f"random, seed {random_mask}")
         )
-    coupling = couple(before)
+    coupling = couple(before, loose=False)
     require_fit(coupling, mask.bits, "the mask")
     stored = Stored(coupling)
 

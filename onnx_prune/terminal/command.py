@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,13 @@ from onnx_prune.words import guess, plain
 PROGRAM = "onnx-prune"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 TERM = 22  # columns of the widest option in the help
+_CALLED = "onnx_prune.called"
 _CLOSED, _USAGE, _BUG, _SIGINT = 1, 2, 3, 130
+
+
+def called(ctx: click.Context) -> str:
+    """The command line, to be typed again."""
+    return str(ctx.meta[_CALLED])
 
 
 class Unprinted(OSError):
@@ -123,6 +130,15 @@ class Command(click.Command):
         except OSError as error:
             _cannot_print(error)
         sys.exit(0)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The command's context, which remembers how it was called."""
+        called = shlex.join([*(info_name or PROGRAM).split(), *args])
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[_CALLED] = called
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command's body."""

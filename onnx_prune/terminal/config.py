@@ -75,9 +75,10 @@ def text(ctx: click.Context, path: Path) -> str:
 def _written(option: click.Option, value: Any, path: Path) -> str:
     if is_file(option) and value not in WORDS:
         value = Path(os.path.relpath(value, path.parent)).as_posix()
-    elif option.multiple and option.metavar == "GLOB=R":
-        value = [f"{glob}={ratio!r}" for glob, ratio in value]
-    elif not isinstance(value, (bool, int, float, str, tuple)):
+    elif option.multiple:
+        parts = [value] if isinstance(value, str) else value
+        value = [part if isinstance(part, str) else f"{part[0]}={part[1]!r}" for part in parts]
+    elif not isinstance(value, (bool, int, float, str, list, tuple)):
         value = str(value)
     # What JSON writes is TOML, too, but for infinity.
     return json.dumps(list(value) if isinstance(value, tuple) else value).replace("Infinity", "inf")

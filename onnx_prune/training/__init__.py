@@ -1,0 +1,1 @@
+"""From an exported model back to the framework that it came from, without that framework."""
