@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +37,8 @@ class Block:
 def blocks(page: str) -> Iterator[Block]:
     """The fenced blocks of a page, from the top down."""
     text = (DOCS / page).read_text()
-    for _, language, body in re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE):
-        yield Block(language, textwrap.dedent(body))
+    for margin, language, body in re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE):
+        yield Block(language, re.sub(f"^{margin}", "", body, flags=re.MULTILINE))
 
 
 def steps(page: str) -> Iterator[Block]:
