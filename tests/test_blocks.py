@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from onnx import numpy_helper
 
 from onnx_prune import prune
 from onnx_prune.axes.axis import Atom, Mask
+from onnx_prune.choose import choose
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
 from onnx_prune.errors import NotProved, ProofFailed
 from onnx_prune.proof import blocks
 from onnx_prune.proof.blocks import prove_in_blocks
 from onnx_prune.proof.footprint import LIBRARIES, alive, footprint, together
+from onnx_prune.settings import Budget
 from tests import zoo
 from tests.graphs import analyse, build, noise
 
@@ -35,8 +38,10 @@ def stack(act: str = "Relu") -> onnx.ModelProto:
     return build(nodes, weights, {"x": ["n", WIDTH]}, {at: ["n", WIDTH]})
 
 
-def halves(coupling: Coupling) -> dict[Atom, Mask]:
-    return {group.atom: np.arange(group.size) % 2 == 0 for group in coupling.groups}
+def halves(coupling: Coupling) -> Mapping[Atom, Mask]:
+    """Every other channel of each group, as far as their counts go together."""
+    scores = {group.atom: (np.arange(group.size) % 2).astype(float) for group in coupling.groups}
+    return choose(coupling, scores, Budget(round_to=1), coupling.groups).plan
 
 
 def budget(coupling: Coupling, weights: int) -> int:
