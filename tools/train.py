@@ -52,7 +52,7 @@ class Vgg(nn.Sequential):
 class Inverted(nn.Module):
     """Sandler et al. 2018, an inverted residual block: widen, filter each channel, narrow."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, widen: int = 4) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, widen: int = 6) -> None:
         super().__init__()
         inner = widen * inputs
         self.block = nn.Sequential(
@@ -74,16 +74,16 @@ class MobileNet(nn.Sequential):
     """MobileNetV2 (Sandler et al. 2018) for small images."""
 
     def __init__(self) -> None:
-        blocks = [(16, 24, 1), (24, 40, 2), (40, 40, 1), (40, 40, 1)]
+        blocks = [(24, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 1)]
         super().__init__(
-            conv(1, 16, stride=2),
+            conv(1, 24, stride=2),
             nn.ReLU6(),
             *(Inverted(*block) for block in blocks),
-            conv(40, 160, 1),
+            conv(64, 256, 1),
             nn.ReLU6(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(160, CLASSES),
+            nn.Linear(256, CLASSES),
         )
 
 

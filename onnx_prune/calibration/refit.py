@@ -126,18 +126,15 @@ def fit(
     as_it_is = error(held, w0, b0)
     best = error(held, w0, _bias(train, w0))
     kind: Kind = "bias" if best < as_it_is else "unchanged"
-    best, lam = min(best, as_it_is), 0.0
+    best = min(best, as_it_is)
+    tried = []
     if not (isinstance(train, Gram) and train.diagonal):
         for candidate in lambdas:
             found = solve(train, w0, candidate)
-            off = error(held, found, _bias(train, found))
-            if off < best and _sound(found, w0):
-                best, lam, kind = off, candidate, "refitted"
-    if kind == "refitted":
-        found = solve(whole, w0, lam)
-        if _sound(found, w0):
-            return Fit(kind, found, _bias(whole, found), lam, as_it_is, best)
-        best, kind = error(held, w0, _bias(train, w0)), "bias"
+            tried.append((error(held, found, _bias(train, found)), candidate, found))
+    for off, lam, found in sorted(tried, key=lambda one: one[:2]):
+        if off < best and _sound(found, w0) and _sound(found := solve(whole, w0, lam), w0):
+            return Fit("refitted", found, _bias(whole, found), lam, as_it_is, off)
     if kind == "bias":
         return Fit(kind, w0, _bias(whole, w0), 0.0, as_it_is, best)
     return Fit(kind, w0, b0, 0.0, as_it_is, as_it_is)
