@@ -55,7 +55,7 @@ class Option(click.Option):
         super().__init__(*args, **kwargs)
 
 
-class Choice(click.ParamType[str]):
+class Choice(click.ParamType):  # type: ignore[type-arg] # from click 8.4 on it takes one
     """One of some words; another gets a suggestion.
 
     Args:
@@ -76,7 +76,7 @@ class Choice(click.ParamType[str]):
         return str(value)
 
 
-class Number(click.ParamType[float]):
+class Number(click.ParamType):  # type: ignore[type-arg] # from click 8.4 on it takes one
     """A number, whole or not."""
 
     name = "number"
@@ -226,7 +226,7 @@ def _cannot_print(error: OSError) -> NoReturn:
     _fail(f"error: cannot print the report: {error.strerror}", _USAGE)
 
 
-class Numbers(click.ParamType[tuple[float, ...]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg] # from click 8.4 on it takes one
     """Numbers with commas between them."""
 
     name = "numbers"
@@ -243,7 +243,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{plain(value)!r} is not a number, or several as in 0.5,0.4,0.4", param, ctx)
 
 
-class Bytes(click.ParamType[int]):
+class Bytes(click.ParamType):  # type: ignore[type-arg] # from click 8.4 on it takes one
     """A size with its unit."""
 
     name = "size"
