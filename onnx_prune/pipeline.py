@@ -128,8 +128,7 @@ class _Run:
         with self._stage("coupling"):
             coupling = couple(graph)
         require_matches(coupling, settings.budget)
-        with self._stage("ranking"):
-            coupling = self._turn(coupling)
+        coupling = self._turn(coupling)
         graph = coupling.graph
         barred: set[Atom] = set()
         while True:
