@@ -440,3 +440,16 @@ def test_a_framework_that_is_missing_is_named(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=f"onnx_prune.{name} needs .* not installed; pip install"):
         use()
+
+
+def test_a_plan_that_changes_the_order_of_channels_is_refused() -> None:
+    rows = {"w": {"shape": [4, 2], "keep": {"0": [2, 0]}}}
+    with pytest.raises(InputError, match=r"^the plan changes the order of the channels of 'w', as behind"):
+        cuts({"w": np.zeros((4, 2))}, Plan("", "l1", 0.5, rows, [], []))
+
+
+def test_a_plan_in_another_basis_is_refused() -> None:
+    rows = {"w": {"shape": [4, 2], "keep": {"0": [0, 2]}}}
+    groups = [{"name": "w:0", "turned": True}]
+    with pytest.raises(InputError, match=r"^the plan changes the basis of .*w:0"):
+        cuts({"w": np.zeros((4, 2))}, Plan("", "obs", 0.5, rows, groups, []))

@@ -196,8 +196,10 @@ def _read(plan: Plan) -> tuple[dict[str, Keep], dict[str, Copy]]:
     """What a plan keeps of each tensor, and the private copies that it makes.
 
     Raises:
-        InputError: it keeps what is not there, or does not say who reads a copy.
+        InputError: it keeps what is not there, in another order or basis, or does not say who reads a copy.
     """
+    if turned := planfile.turned(plan):
+        raise InputError(f"the plan changes the basis of {_list(turned)}; prune with --criterion wanda")
     keep: dict[str, Keep] = {}
     copies: dict[str, Copy] = {}
     for name, row in plan.initializers.items():
@@ -206,6 +208,11 @@ def _read(plan: Plan) -> tuple[dict[str, Keep], dict[str, Copy]]:
         for j, kept in keep[name].items():
             if not kept.size or kept.min() < 0 or kept.max() >= sizes.get(j, 0):
                 raise InputError(f"the plan keeps what {plain(name)!r} of shape {row['shape']} does not have")
+            if np.any(np.diff(kept) < 0):  # a mask knows no order
+                raise InputError(
+                    f"the plan changes the order of the channels of {plain(name)!r}, as behind a channel "
+                    "shuffle, which a module can't follow; leave them whole with --ignore"
+                )
         if "copy_of" in row:
             try:
                 copies[name] = (str(row["copy_of"]), [(str(node), int(k)) for node, k in row["users"]])
