@@ -1,11 +1,11 @@
-"""Measured curves as a drawing, by Matplotlib, which only this needs."""
+"""Measured curves as a drawing, by Matplotlib."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from onnx_prune.curves.sensitivity import WORDS, Sensitivity
+from onnx_prune.html.chart import saved
 from onnx_prune.model import files
 from onnx_prune.terminal.extras import require_extra
 
@@ -27,7 +27,6 @@ def plot(found: Sensitivity, path: Path) -> None:
     Raises:
         Unwritable: the operating system refused; an old file is as it was.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -46,8 +45,4 @@ def plot(found: Sensitivity, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.set_title(f"{found.samples} samples, {found.data}".replace("$", r"\$"), fontsize="small")
     figure.legend(loc="outside right upper", fontsize="x-small")
-    target = io.BytesIO()
-    kind = path.suffix.lower().removeprefix(".")
-    with rc_context({"svg.hashsalt": "onnx-prune", "svg.fonttype": "none"}):
-        figure.savefig(target, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    files.write_bytes(path, target.getvalue())
+    files.write_bytes(path, saved(figure, path.suffix.lower().removeprefix(".")))

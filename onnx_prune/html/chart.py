@@ -128,7 +128,7 @@ def spread_file(before: Sequence[int], after: Sequence[int], reach: float, kind:
     figure = _spread(before, after, reach, 640, 300)
     figure.patch.set_visible(True)
     figure.legend(["before", "after"], loc="upper right", frameon=False, labelcolor=_COLOURS[_TEXT])
-    return _saved(figure, kind)
+    return saved(figure, kind)
 
 
 def along(panels: Sequence[Steps], places: str) -> tuple[str, str]:
@@ -198,12 +198,12 @@ def _stairs(axes: Axes, values: Steps, edges: Any = None) -> None:
     axes.set_xlim(places[0], places[-1])
 
 
-def _saved(figure: Figure, kind: str, salt: str = "onnx-prune") -> bytes:
+def saved(figure: Figure, kind: str) -> bytes:
     """The file's bytes: always the same for the same drawing."""
     from matplotlib import rc_context
 
     file = io.BytesIO()
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "onnx-prune", "font.family": "sans-serif"}
     unsaid: dict[str, Any] = dict.fromkeys(
         ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
     )
@@ -214,7 +214,7 @@ def _saved(figure: Figure, kind: str, salt: str = "onnx-prune") -> bytes:
 
 def _svg(figure: Figure) -> str:
     """The drawing as an element of a page: no names of its own, short numbers, colours by meaning."""
-    text = _saved(figure, "svg").decode()
+    text = saved(figure, "svg").decode()
     found = re.search(r'viewBox="([^"]*)"[^>]*>(.*)</svg>', text, re.DOTALL)
     assert found is not None
     inner = re.sub(r"<defs>.*?</defs>|<use [^>]*/>|<!--.*?-->", "", found[2], flags=re.DOTALL)
