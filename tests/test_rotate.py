@@ -67,6 +67,11 @@ def attention(
     return build(nodes, weights, {"x": ["n", ROWS, 8]}, {"y": ["n", ROWS, 8]})
 
 
+def named(model: onnx.ModelProto, name: str) -> Array:
+    """The values of an initializer."""
+    return onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+
+
 def turned(model: onnx.ModelProto, feeds: dict[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """The model in its new basis, and the scores."""
     coupling = analyse(model)
@@ -157,6 +162,30 @@ def test_a_tensor_that_is_read_elsewhere_sets_the_basis(read: str) -> None:
     model.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, None))
     assert "wq:1" in {group.name for group in analyse(model).groups}
     assert turned(model, X)[1].keys() == {"wv:1"}
+
+
+def test_weights_behind_a_transpose_get_the_same_basis() -> None:
+    folded, names = attention(), ["wq", "wk", "wv", "wo"]
+    moved = attention()
+    for tensor in moved.graph.initializer:
+        if tensor.name in names:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).T, tensor.name))
+    for product in moved.graph.node:
+        product.input[:] = [f"{name}t" if name in names else name for name in product.input]
+    for name in reversed(names):
+        moved.graph.node.insert(0, node(f"{name}t = Transpose({name})", perm=[1, 0]))
+    (one, scores), (other, moved_scores) = turned(folded, X), turned(moved, X)
+    assert {name: score.tolist() for name, score in moved_scores.items()} == {
+        name.replace(":1", ":0"): score.tolist() for name, score in scores.items()
+    }
+    for name in [tensor.name for tensor in one.graph.initializer]:
+        value, found = (named(model, name) for model in (one, other))
+        assert np.abs((found.T if name in names else found) - value).max() <= 1e-5 * np.abs(value).max()
+    data = [{"x": noise(1, ROWS, 8, seed=j)} for j in range(8)]
+    options: dict[str, Any] = {"data": data, "ratio": 0.5, "attention": "dims", "round_to": 1}
+    smaller = [prune(model, **options).model for model in (folded, moved)]
+    [want], [got] = (Session(model).run(X) for model in smaller if model is not None)
+    assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
 
 
 def test_half_of_the_dims_cost_less_than_by_selection() -> None:

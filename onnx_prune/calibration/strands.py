@@ -8,7 +8,7 @@ alone; what an attention makes of values that are the same at every position is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.axes.axis import Atom, atoms
 from onnx_prune.calibration import taps
+from onnx_prune.calibration.frontier import moving
 from onnx_prune.calibration.linear import Linear, Product, linear
 from onnx_prune.calibration.measure import Reader, readers
 from onnx_prune.coupling import Bound, Coupling
@@ -102,9 +103,10 @@ def strands(coupling: Coupling, wanted: Sequence[Atom], feeds: Feeds) -> Iterato
         RunError: onnxruntime can't run the model.
     """
     behind = readers(coupling)
+    varying = {*moving(coupling.graph.model), *(value.name for value in coupling.graph.inputs)}
     for atom in wanted:
         ends = [bound for bound in coupling.bound if atom in bound.relation.contracted()]
-        meetings = [bound for bound in ends if _both_vary(coupling, bound, atom)]
+        meetings = [bound for bound in ends if _both_vary(varying, bound, atom)]
         layers = behind[atom]
         makers = _makers(coupling, atom)
         if not makers or not ends or len(meetings) + len(layers) != len(ends):
@@ -120,10 +122,10 @@ def strands(coupling: Coupling, wanted: Sequence[Atom], feeds: Feeds) -> Iterato
             yield Strand(atom, makers, pairs)
 
 
-def _both_vary(coupling: Coupling, bound: Bound, atom: Atom) -> bool:
-    """Whether a node multiplies two tensors that are no weights, and does nothing else."""
+def _both_vary(varying: Collection[str], bound: Bound, atom: Atom) -> bool:
+    """Whether a node multiplies two tensors that vary with the inputs, and does nothing else."""
     names = bound.node.inputs
-    varies = len(names) == 2 and not any(name in coupling.graph.weights for name in names)
+    varies = len(names) == 2 and all(name in varying for name in names)
     return varies and not bound.node.inner and operands_with(bound.relation, atom) == 2
 
 
@@ -131,7 +133,7 @@ def _makers(coupling: Coupling, atom: Atom) -> tuple[Linear, ...]:
     """The layers whose results carry an atom that they do not read."""
     found = []
     for bound in coupling.bound:
-        layer = linear(coupling.graph, bound.node)
+        layer = linear(coupling.graph, bound.node, behind=True)
         result = bound.relation.results[0] if layer else None
         carries = any(a is atom for axis in result or () for a in atoms(axis))
         read = bound.relation.operands[layer.data] if layer else None
