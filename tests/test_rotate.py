@@ -15,7 +15,7 @@ from onnx_prune.calibration.rotate import rotate
 from onnx_prune.cut import cut
 from onnx_prune.errors import InputError
 from onnx_prune.runtime import Session
-from tests.graphs import Array, analyse, build, keeping, node, noise
+from tests.graphs import Array, analyse, build, initializers, keeping, node, noise
 
 ROWS, HEADS, SIZE = 40, 2, 6
 WIDTH = HEADS * SIZE
@@ -65,11 +65,6 @@ def attention(
         )
     }
     return build(nodes, weights, {"x": ["n", ROWS, 8]}, {"y": ["n", ROWS, 8]})
-
-
-def named(model: onnx.ModelProto, name: str) -> Array:
-    """The values of an initializer."""
-    return onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
 
 
 def turned(model: onnx.ModelProto, feeds: dict[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -178,9 +173,10 @@ def test_weights_behind_a_transpose_get_the_same_basis() -> None:
     assert {name: score.tolist() for name, score in moved_scores.items()} == {
         name.replace(":1", ":0"): score.tolist() for name, score in scores.items()
     }
-    for name in [tensor.name for tensor in one.graph.initializer]:
-        value, found = (named(model, name) for model in (one, other))
-        assert np.abs((found.T if name in names else found) - value).max() <= 1e-5 * np.abs(value).max()
+    found = initializers(other)
+    for name, value in initializers(one).items():
+        same = found[name].T if name in names else found[name]
+        assert np.abs(same - value).max() <= 1e-5 * np.abs(value).max()
     data = [{"x": noise(1, ROWS, 8, seed=j)} for j in range(8)]
     options: dict[str, Any] = {"data": data, "ratio": 0.5, "attention": "dims", "round_to": 1}
     smaller = [prune(model, **options).model for model in (folded, moved)]
