@@ -2,7 +2,7 @@
 
 The new bytes go to a file with a random name in the target's own folder and take the target's name in one
 step. A data file gets a name that nothing uses yet, so the old pair stays whole. Killed outright (SIGKILL), a
-process can leave its unfinished files behind, never a broken target. An old file is given up only once the new
+process can leave unfinished files behind, never a broken target. An old file is given up only once the new
 one is on the disk (fsync), so that it outlives a loss of power; where nothing is lost with the new file, the
 operating system writes it out in its own time, as it does what `cp` made.
 """

@@ -45,7 +45,7 @@ def lamp(values: Array) -> Array:
 
 
 def _ascending(sizes: Array) -> NDArray[np.intp]:
-    """The places of flat numbers that are not negative from the smallest up; of equal ones the later first."""
+    """The places of flat numbers of no sign from the smallest up; of equal ones the later first."""
     last = sizes.size - 1
     if sizes.dtype != np.float32 or last >> 32:
         return last - np.argsort(sizes[::-1], kind="stable")
