@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pygments.lexers.special import TextLexer
+from pygments.lexer import RegexLexer
+from pygments.token import Comment, Name, Text
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,6 +35,15 @@ napoleon_numpy_docstring = False
 nitpicky = False  # NumPy's and onnx's types are named, and no inventory is fetched to link them
 
 
+class Typed(RegexLexer):
+    """Commands by words, each of which stays on one line; Bash's own lexer takes in.onnx for a loop."""
+
+    name = "typed"
+    tokens: ClassVar = {
+        "root": [(r"#.*", Comment), (r"^\S+", Name.Builtin), (r"(?:'[^']*'|\S)+", Name), (r"\s+", Text)]
+    }
+
+
 def reachable(app: Sphinx, page: str, template: str, context: dict[str, Any], source: object) -> None:
     """Let keys reach what scrolls, and say how high the sidebar's headings stand."""
     if "body" in context:
@@ -45,5 +55,5 @@ def reachable(app: Sphinx, page: str, template: str, context: dict[str, Any], so
 
 def setup(app: Sphinx) -> None:
     """Register what changes pages."""
-    app.add_lexer("sh", TextLexer)  # Bash's own takes in.onnx for a loop
+    app.add_lexer("sh", Typed)
     app.connect("html-page-context", reachable, priority=900)
