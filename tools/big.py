@@ -6,11 +6,12 @@
 
 The model is a stack of residual blocks of two matrices each, of 16 or 64 MiB, with LayerNormalization
 between, made in FOLDER unless it is there already; it and what is written are removed at the end but with
-`--keep`.  onnx-prune, `cp`, and `cp` followed by `sync` of what it wrote take turns.  onnx-prune waits until
-its output is on the disk (fsync), as `cp` does not, so that `cp + sync` is what it can be compared with like
-for like; both ratios are printed.  Before each turn all that was written before is on the disk, the original
-is in the page cache (with `--cold`, is not), and as much free memory as the model takes was in use just now:
-a virtual machine that gives free pages back to its host takes seven times as long to copy into fresh ones.
+`--keep`.  onnx-prune, `cp`, and `cp` followed by `sync` of what it wrote take turns.  What onnx-prune writes
+is new, and is left to the operating system as `cp` leaves it; over an old file it would wait for the disk,
+which `cp + sync` can be compared with.  Before each turn all that was written before is on the disk, the
+original is in the page cache (with `--cold`, is not), and as much free memory as the model takes was in use
+just now: a virtual machine that gives free pages back to its host takes seven times as long to copy into
+fresh ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Replace a file, and the data file beside it, or leave everything as it was.
 
-The new bytes go to a file with a random name in the target's own folder, reach the disk, and take the
-target's name in one step. A data file gets a name that nothing uses yet, so the old pair stays whole.
-Killed outright (SIGKILL, power), a process can leave its unfinished files behind, never a broken target.
+The new bytes go to a file with a random name in the target's own folder and take the target's name in one
+step. A data file gets a name that nothing uses yet, so the old pair stays whole. Killed outright (SIGKILL), a
+process can leave unfinished files behind, never a broken target. An old file is given up only once the new
+one is on the disk (fsync), so that it outlives a loss of power; where nothing is lost with the new file, the
+operating system writes it out in its own time, as it does what `cp` made.
 """
 
 from __future__ import annotations
@@ -141,6 +143,7 @@ class Replacement:
         self._files: list[IO[bytes]] = []
         self._begun: dict[int, int] = {}
         self._placed = False
+        self._replaces = target.exists()
 
     def add(self, pieces: Iterable[NDArray[np.uint8]]) -> tuple[str, int]:
         """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
@@ -162,7 +165,7 @@ class Replacement:
         return self._data_path.name, offset + padding
 
     def finish(self, chunks: Iterator[bytes | memoryview]) -> None:
-        """Write the target's bytes, to the disk."""
+        """Write the target's bytes, to the disk if they replace others."""
         file = self._create(self._temporary)
         for chunk in chunks:
             self._write(file, chunk)
@@ -173,12 +176,16 @@ class Replacement:
                     path.chmod(mode)
         for file in self._files:
             file.flush()
-            os.fsync(file.fileno())
+            if self._replaces:
+                os.fsync(file.fileno())
+            file.close()  # a network's file system may say only now that it is full
 
     def place(self) -> None:
         """Put what was finished in the target's place."""
         os.replace(self._temporary, self._target)
         self._placed = True
+        if not self._replaces:
+            return
         with suppress(OSError):  # not every system can; the file itself is safe by now
             folder = os.open(self._target.parent, os.O_RDONLY)
             try:
@@ -207,6 +214,8 @@ class Replacement:
         Linux does so when it is told that the pages are not needed: a large output does not push out of
         memory what others need, and its pages can be used again.
         """
+        if not self._replaces:
+            return
         begun, end = self._begun.get(file.fileno(), 0), file.tell()
         if end - begun >= _WINDOW and hasattr(os, "posix_fadvise"):
             self._begun[file.fileno()] = end

@@ -189,13 +189,15 @@ def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
 
     def look(part: slice) -> _Tally:
         some = flat[part]
-        below, at_low, under, at_high = (pieces.scratch(f"range {j}", some.size, np.bool_) for j in range(4))
-        _compare(some, low, below, at_low)
-        _compare(some, high, under, at_high)
-        under ^= below
-        inside = some[np.flatnonzero(np.greater(under, at_low, out=under))]
-        high_ones = int(np.count_nonzero(at_high)) if low < high else 0
-        return _Tally(int(np.count_nonzero(below)), int(np.count_nonzero(at_low)), inside, high_ones)
+        below, upto = (pieces.scratch(f"range {j}", some.size, np.bool_) for j in range(2))
+        np.less(*_own(some, low), out=below)
+        np.less_equal(*_own(some, high), out=upto)
+        under = int(np.count_nonzero(below))
+        found = some[np.flatnonzero(np.not_equal(below, upto, out=upto))]
+        low_ones, high_ones = (int(np.count_nonzero(_compare(found, end)[1])) for end in (low, high))
+        if low_ones or high_ones:
+            found = found[(found > low) & (found < high)]
+        return _Tally(under, low_ones, found, high_ones if low < high else 0)
 
     return pieces.each(scores.size, look)
 
@@ -244,15 +246,13 @@ def keys(scores: Array) -> NDArray[np.uint64]:
     return np.where(bits & top, ~bits, bits | top)
 
 
-def _compare(
-    scores: Array, score: float, lower: Bool | None = None, equal: Bool | None = None
-) -> tuple[Bool, Bool]:
-    """Which scores are lower than one, and which are equal to it, put into the arrays that are given."""
+def _compare(scores: Array, score: float) -> tuple[Bool, Bool]:
+    """Which scores are lower than one, and which are equal to it."""
     if score != score:
-        missing = np.isnan(scores, out=equal)
-        return np.logical_not(missing, out=lower), missing
+        missing = np.isnan(scores)
+        return ~missing, missing
     scores, own = _own(scores, score)
-    return np.less(scores, own, out=lower), np.equal(scores, own, out=equal)
+    return scores < own, scores == own
 
 
 def _own(scores: Array, score: float) -> tuple[Array, Any]:

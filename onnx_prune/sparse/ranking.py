@@ -104,7 +104,8 @@ class Ranked:
     def part(self, part: slice, values: Array) -> NDArray[np.bool_]:
         """See `Mask.part`."""
         gone = pieces.scratch("gone", values.size, np.bool_)
-        return ~self._edge().goes(self._measure(values), part.start, gone)
+        gone = self._edge().goes(self._measure(values), part.start, gone)
+        return np.logical_not(gone, out=gone)
 
 
 def _magnitude(values: Array) -> Array:
