@@ -14,11 +14,11 @@ from rich.text import Text
 from onnx_prune.calibration.regained import drift_in_words, sentences
 from onnx_prune.latency.aim import Aim
 from onnx_prune.report import GroupCut, HeldBack, Report
-from onnx_prune.terminal.page import Column, Page, document
+from onnx_prune.terminal.page import TINY, Column, Page, document
 from onnx_prune.words import change, duration, human, scientific, share, some, times
 
 _TOP_GROUPS, _TOP_HELD = 8, 5
-_NARROW, _TINY = 72, 50
+_NARROW = 72
 
 
 def show(report: Report, console: Console, verbose: bool = False) -> None:
@@ -82,8 +82,9 @@ class _Page(Page):
     def _sizes(self) -> Padding:
         before, after, latency = self.report.before, self.report.after, self.report.latency
         table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-        table.add_column("")
-        for title in ("before", "after", "", ""):
+        table.add_column("", no_wrap=True)
+        roomy = self._width >= TINY
+        for title in ("before", "after", *("", "")[: 1 + roomy]):
             table.add_column(title, justify="right", no_wrap=True)
         rows: list[tuple[str, float | None, float | None, Any]] = [
             ("parameters", before.params, after.params, human),
@@ -100,9 +101,8 @@ class _Page(Page):
             style = (
                 "" if old is None or new is None else "green" if new < old else "yellow" if new > old else ""
             )
-            table.add_row(
-                name, figures[0], Text(figures[1], "bold"), Text(ratio, f"bold {style}"), Text(percent, style)
-            )
+            row = [figures[0], Text(figures[1], "bold"), Text(ratio, f"bold {style}"), Text(percent, style)]
+            table.add_row(name, *(row if roomy else (*row[:2], row[3])))
         return Padding(table, (0, 0, 0, 2), expand=False)
 
     def _conditions(self) -> Padding:
@@ -126,7 +126,7 @@ class _Page(Page):
     def _groups(self) -> Padding:
         report = self.report
         groups = report.groups if self.verbose else report.groups[:_TOP_GROUPS]
-        bar = 12 if self._width >= _NARROW else 8 if self._width >= _TINY else 0
+        bar = 12 if self._width >= _NARROW else 8 if self._width >= TINY else 0
         counts = [self._say(f"{group.size} → {group.kept}") for group in groups]
         columns: list[Column] = [
             ("channels", "right", [Text(count) for count in counts]),

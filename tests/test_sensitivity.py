@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -403,3 +405,12 @@ def test_no_traceback_where_onnxruntime_refuses() -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("onnx-prune: error: the model can't be measured: onnxruntime refuses")
     assert result.stderr.count("\n") == 1
+
+
+def test_curves_that_one_process_measured_are_read_by_another(tmp_path: Path) -> None:
+    shipped = Path(__file__).parent.parent / "models" / "fmnist_resnet20.onnx"  # large enough to be read late
+    curves = str(tmp_path / "curves.json")
+    measured = ["sensitivity", str(shipped), "--ratios", "0.5", "--jobs", "1", "--cache", curves, "-q"]
+    for command in (measured, [str(shipped), "--dry-run", "--sensitivity", curves, "-q"]):
+        done = subprocess.run([sys.executable, "-m", "onnx_prune", *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

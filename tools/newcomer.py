@@ -2,10 +2,10 @@
 
     python -m tools.newcomer [PAGE...] [--folder FOLDER]
 
-The wheel is built from the source distribution, and installed without extras.  Each page (all, unless some
-are named) is then done from the top down in a folder of its own, in full: packages are downloaded, and of
-what a page shows, each line without a latency has to come out, its numbers within a hundredth.  Exit code 1
-if anything does not.  Needs a package index.
+The wheel is built from the source distribution, and installed without extras; a page that needs one says
+so.  Each page (all, unless some are named) is then done from the top down in a folder of its own, in full:
+packages are downloaded, and of what a page shows, each line without a latency has to come out, its numbers
+within a hundredth.  Exit code 1 if anything does not.  Needs a package index.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tools.pages import PAGES, ROOT, SHIPPED, Block, file_of, prepare, steps
 _MEASURED = re.compile(r"latency|wrote .* in ")  # differs from run to run
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 _SET_UP = ("python3 -m venv ", "pip install .")  # done here: into the empty environment
+_EXTRA = re.compile(r"(?<=^pip install ').(?=\[)")  # of the checkout; here of the wheel
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -65,7 +66,7 @@ def amiss(sdist: Path, wheel: Path) -> list[str]:
     ]
 
 
-def walk(page: str, folder: Path, python: Path) -> list[str]:
+def walk(page: str, folder: Path, python: Path, wheel: Path) -> list[str]:
     """What on a page does not come out as it says."""
     prepare(page, folder, onnx.load(ROOT / "models" / SHIPPED))
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -78,7 +79,7 @@ def walk(page: str, folder: Path, python: Path) -> list[str]:
         elif step.language == "text":
             wrong += [f"{page}: not said: {line}" for line in missing(step, said)]
         elif not step.text.startswith(_SET_UP):
-            command = ["bash", "-euc", step.text]
+            command = ["bash", "-euc", _EXTRA.sub(str(wheel), step.text)]
             if step.language == "python":
                 code += step.text
                 command = [str(python), "-c", code]
@@ -125,7 +126,7 @@ def main(pages: tuple[str, ...], folder: Path | None) -> None:
         python = environment(place / "empty", wheel)
         for number, page in enumerate(pages or PAGES):
             (place / str(number)).mkdir()
-            found = walk(page, place / str(number), python)
+            found = walk(page, place / str(number), python, wheel)
             print(f"{page}: {'as it says' if not found else 'not as it says'}", flush=True)
             wrong += found
     finally:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_prune.comparison.compare import RANDOM, Compared
-from onnx_prune.terminal.page import Page, document
+from onnx_prune.terminal.page import TINY, Page, document
 from onnx_prune.words import change, digits, duration, human, share, some, times
 
 
@@ -54,10 +54,12 @@ class _Page(Page):
     def _costs(self) -> Padding:
         a, b = self.found.sizes
         latency, accuracy = self.found.latency, self.found.accuracy
-        table = self._table("", "first", "second", "", "")
+        ratios = self._width >= TINY
+        table = self._table("", "first", "second", *("", "")[: 1 + ratios])
 
         def row(name: str, old: float, new: float, form: Callable[[float], str]) -> None:
-            table.add_row(name, form(old), form(new), times(old, new), change(old, new))
+            ratio = [times(old, new)] if ratios else []
+            table.add_row(name, form(old), form(new), *ratio, change(old, new))
 
         row("parameters", a.params, b.params, human)
         row("MACs", a.macs, b.macs, human)
@@ -67,7 +69,11 @@ class _Page(Page):
         if accuracy is not None:
             points = 100 * (accuracy.after - accuracy.before)
             table.add_row(
-                "top-1", share(accuracy.before, 1), share(accuracy.after, 1), "", f"{points:+.1f} points"
+                "top-1",
+                share(accuracy.before, 1),
+                share(accuracy.after, 1),
+                *([""] if ratios else []),
+                f"{points:+.1f} points",
             )
         return Padding(table, (0, 0, 0, 2), expand=False)
 
@@ -91,7 +97,7 @@ class _Page(Page):
 
     def _table(self, *titles: str) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-        table.add_column(titles[0])
+        table.add_column(titles[0], no_wrap=True)
         for title in titles[1:]:
             table.add_column(title, justify="right", no_wrap=True)
         return table

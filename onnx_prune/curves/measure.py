@@ -235,11 +235,16 @@ def _known(path: Path | None, wanted: Sensitivity) -> dict[str, Curve]:
 
 
 def hash_of(graph: Graph) -> str:
-    """sha256 of a model, its external data among it."""
-    digest = hashlib.sha256(graph.model.SerializeToString(deterministic=True))
-    for tensor in graph.model.graph.initializer:
-        if tensors.is_external(tensor):
-            digest.update(np.ascontiguousarray(graph.array(tensor.name)).view(np.uint8).data)
+    """sha256 of a model with its weights, wherever these are: the same in every process."""
+    bare = graph.model
+    if any(map(tensors.is_outside, bare.graph.initializer)):
+        bare = type(bare)()
+        bare.CopyFrom(graph.model)
+        for tensor in filter(tensors.is_outside, bare.graph.initializer):
+            tensors.clear(tensor)  # it says where the data are, which differs
+    digest = hashlib.sha256(bare.SerializeToString(deterministic=True))
+    for tensor in filter(tensors.is_outside, graph.model.graph.initializer):
+        digest.update(np.ascontiguousarray(graph.array(tensor.name)).view(np.uint8).data)
     return digest.hexdigest()
 
 

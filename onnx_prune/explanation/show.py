@@ -80,8 +80,9 @@ class _Overview(Page):
     def _reach(self) -> Table:
         reach, whole = self.found.reach, self.found.params
         grid = Table.grid(padding=(0, 2, 0, 0))
-        for justify in ("left", "right", "left"):
+        for justify in ("left", "right"):
             grid.add_column(justify=justify, no_wrap=True)
+        grid.add_column()
         bar = 30 if self._width >= _NARROW else 0
         rows = {"along two axes": reach.two, "along one axis": reach.one, "not at all": reach.none}
         for name, params in rows.items():

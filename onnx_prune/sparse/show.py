@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnx_prune.sparse.histogram import sparkline
 from onnx_prune.sparse.report import Layer, SparseReport
-from onnx_prune.terminal.page import Page, document
+from onnx_prune.terminal.page import Column, Page, document
 from onnx_prune.words import duration, human, share, some
 
 _TOP, _NARROW, _BAR = 8, 72, 12
@@ -81,24 +81,16 @@ class _Page(Page):
     def _layers(self) -> Padding:
         rows = self.report.layers if self.verbose else self.report.layers[:_TOP]
         bar = _BAR if self._width >= _NARROW else 0
-        columns: list[tuple[str, list[Text]]] = [
-            ("shape", [Text(self._say("×".join(map(str, row.shape)))) for row in rows]),
-            ("weights", [Text(human(row.size)) for row in rows]),
-            ("zero", [Text(human(row.zeros)) for row in rows]),
-            ("density", [Text(share(row.size - row.zeros, row.size)) for row in rows]),
-            ("", [self._bar(row, bar) for row in rows]),
+        columns: list[Column] = [
+            ("shape", "right", [Text(self._say("×".join(map(str, row.shape)))) for row in rows]),
+            ("weights", "right", [Text(human(row.size)) for row in rows]),
+            ("zero", "right", [Text(human(row.zeros)) for row in rows]),
+            ("density", "right", [Text(share(row.size - row.zeros, row.size)) for row in rows]),
+            ("", "right", [self._bar(row, bar) for row in rows]),
         ]
         if not bar:
             del columns[4], columns[0]
-        taken = sum(2 + max(len(title), *map(len, cells)) for title, cells in columns)
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-        table.add_column("in the order of the graph", no_wrap=True)
-        for title, _ in columns:
-            table.add_column(title, justify="right", no_wrap=True)
-        names = [Text(self._short(row.name, max(8, self._width - 4 - taken))) for row in rows]
-        for cells in zip(names, *(cells for _, cells in columns), strict=True):
-            table.add_row(*cells)
-        return Padding(table, (0, 0, 0, 2), expand=False)
+        return self._named("in the order of the graph", [row.name for row in rows], columns)
 
     def _bar(self, layer: Layer, width: int) -> Text:
         kept = layer.size - layer.zeros
@@ -117,9 +109,11 @@ class _Page(Page):
         return Padding(grid, (0, 0, 0, 2), expand=False)
 
     def _spread(self) -> Iterator[Padding]:
-        """Histograms of the weights that are not zero; only where the console can draw them."""
+        """Histograms of the weights that are not zero; only where the console can draw them on one line."""
         found = self.report.histogram
         if found is None or not any(found.before) or self._say("░") != "░":
+            return
+        if self._width < 9 + len(found.before):
             return
         most = max(*found.before, *found.after)
         for word, counts in (("before", found.before), ("after", found.after)):

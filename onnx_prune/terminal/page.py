@@ -8,6 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any, Literal
 
 from rich.cells import cell_len, set_cell_size
@@ -19,6 +20,9 @@ from rich.text import Text
 from onnx_prune.words import plain, some
 
 _FALLBACK = {"→": "->", "·": "-", "…": "...", "✓": "+", "✗": "!", "×": "x", "█": "#", "░": "."}
+
+_NAME = 8  # cells for a name, at least
+TINY = 50  # cells; what is narrower has no room for ratios
 
 Column = tuple[str, Literal["left", "right"], list[Text]]
 
@@ -126,9 +130,18 @@ class Page(ABC):
         return bar.append_text(self._text("░" * (width - filled), "dim"))
 
     def _named(self, title: str, names: Sequence[str], columns: Sequence[Column]) -> Padding:
-        """A table with a name before every row, which gets the room that the columns leave."""
-        taken = sum(2 + max(map(cell_len, (head, *map(str, cells)))) for head, _, cells in columns)
-        short = [Text(self._short(name, max(8, self._width - 4 - taken))) for name in names]
+        """A table with a name before every row, which gets the room that the columns leave.
+
+        Where they leave too little their heads are broken, then the last of them left out.
+        """
+        room = self._room(columns)
+        if room < _NAME:
+            columns = [(head.replace(" ", "\n"), justify, cells) for head, justify, cells in columns]
+        while (room := self._room(columns)) < _NAME and len(columns) > 1:
+            columns = columns[:-1]
+        room = max(room, _NAME)
+        short = [Text(self._short(name, room)) for name in names]
+        title = "\n".join(wrap(title, max(room, *map(cell_len, map(str, short)))))
         table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
         table.add_column(title, no_wrap=True)
         for head, justify, _ in columns:
@@ -136,6 +149,11 @@ class Page(ABC):
         for row in zip(short, *(cells for *_, cells in columns), strict=True):
             table.add_row(*row)
         return self._indented(table)
+
+    def _room(self, columns: Sequence[Column]) -> int:
+        """What columns leave for a name, with two cells between any two and before the first."""
+        cells = ([*head.split("\n"), *map(str, cells)] for head, _, cells in columns)
+        return self._width - 4 - sum(2 + max(map(cell_len, lines)) for lines in cells)
 
     def _shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """Inputs with their shapes."""
