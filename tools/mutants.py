@@ -65,9 +65,8 @@ def main(folder: Path, parts: tuple[str, ...], sample: int | None, seed: int, jo
         part: [path.relative_to(ROOT) for name in names for path in sorted((ROOT / "onnx_prune").glob(name))]
         for part, names in PARTS.items()
     }
-    every = [path for paths in files.values() for path in paths]
     print(f"seed {seed}")
-    found = mutated(folder, every)
+    found = mutated(folder, [path for part in parts or PARTS for path in files[part]])
     drawn: dict[str, list[Mutant]] = {}
     totals: dict[str, int] = {}
     for part in parts or PARTS:
@@ -82,8 +81,9 @@ def main(folder: Path, parts: tuple[str, ...], sample: int | None, seed: int, jo
     runs = Runs(chosen, known, jobs)
     began = time.monotonic()
     tests = [f"tests/test_{name}.py" for name in TESTS]
+    examples = [str(path) for paths in files.values() for path in paths]
     try:
-        runs.run([*map(str, every), *tests])
+        runs.run([*examples, *tests])
     finally:
         killers |= {_key(mutant): done.by for mutant, done in runs.outcomes.items() if done.by}
         memory.write_text(json.dumps(killers, indent=1))
@@ -98,7 +98,9 @@ def _key(mutant: Mutant) -> str:
 def _report(drawn: dict[str, list[Mutant]], totals: dict[str, int], outcomes: dict[Mutant, Outcome]) -> None:
     entries = tomllib.loads(KNOWN.read_text())["mutant"] if KNOWN.exists() else []
     explained = {f"{entry['function']}\n{entry['change'].strip()}": entry["why"] for entry in entries}
-    missed = [m for mutants in drawn.values() for m in mutants if not outcomes[m].status in ("killed", "timeout")]
+    missed = [
+        m for mutants in drawn.values() for m in mutants if outcomes[m].status not in ("killed", "timeout")
+    ]
     for mutant in missed:
         why = explained.get(_key(mutant))
         print(f"\n{mutant.function} ({outcomes[mutant].status}{f': {why}' if why else ''})\n{mutant.change}")

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("onnx_prune", "tests", "tools", "models", "pyproject.toml", "README.md")
 _CPU = 3  # times what the tests of a mutant take without it, and
 _SPARE = 10  # seconds beside it, are how long they may take
-_WALL = 3  # times that on the clock
+_WALL = 20  # times that on the clock
 _MEMORY = 8 << 30
 
 
