@@ -214,3 +214,33 @@ def test_only_what_is_too_tangled_is_given_up() -> None:
         fine = [Atom(2, "a") for _ in range(twos + 1)]
         coarse = [Atom(1, "f"), *(Atom(2, "b") for _ in range(twos)), Atom(1, "l")]
         assert Solver().unify(cat(*fine, Atom(5)), cat(*coarse, *more)) == why
+
+
+def test_borders_inside_a_weave_and_a_product() -> None:
+    """A run of a row that holds nothing of one part, and a product cut in the middle of a row."""
+    solver, a, b = Solver(), Atom(2, "a"), Atom(2, "b")
+    first, rest = Atom(1, "f"), Atom(3, "r")
+    assert solver.unify(weave([a, b]), cat(first, rest)) is None
+    [ahead] = solver.dealt
+    assert [size(solver.resolve(part)) for part in ahead] == [1, 0]
+    assert size(solver.resolve(rest)) == 3
+    solver, x, y, z = Solver(), *(Atom(2, name) for name in "xyz")
+    assert solver.unify(prod(cat(x, y, z), Atom(2, "d")), cat(Atom(4), Atom(8))) is None
+    assert not any(map(solver.held, (x, y, z)))
+
+
+def test_equal_pairs_are_passed_over_and_the_rest_is_not() -> None:
+    solver, a, b, c = Solver(), Atom(2, "a"), Atom(3, "b"), Atom(3, "c")
+    assert solver.unify(cat(b, a, b), cat(c, a, c)) is None
+    assert solver.find(b) is solver.find(c)
+    solver = Solver()
+    assert solver.unify(cat(a, b), cat(a, c)) is None
+    assert solver.find(b) is solver.find(c)
+
+
+def test_single_channels_are_gathered() -> None:
+    """Of all meetings; runs of two are none."""
+    solver, ones = Solver(), [Atom(1, "one"), Atom(1, "one")]
+    for one in ones:
+        solver.unify(cat(Atom(2, "a", "space"), one), Atom(3, "x"))
+    assert solver.fixed == ones

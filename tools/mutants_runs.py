@@ -62,9 +62,9 @@ class Outcome:
 
 
 def undecorated(source: str) -> str:
-    """A module whose decorated functions are decorated by a call below them.
+    r"""A module whose decorated functions are decorated by a call below them.
 
-    >>> print(undecorated("@cache\\ndef one():\\n    return 1\\n"))
+    >>> print(undecorated("@cache\ndef one():\n    return 1\n"))
     def one():
         return 1
     one = cache(one)
