@@ -5,8 +5,8 @@
 Changes one thing at a time in a copy under FOLDER (a comparison, a number, an argument, a word) and asks
 whether a test notices; needs mutmut.  Only code in functions is mutated, not the tables at the top of
 modules.  The tests are those of these parts and the examples in their docstrings, not the whole suite.
-Survivors are printed, and those in `tools/mutants.toml` with the reason why no test can, or should, tell
-them from the original; the score is given with them and without.  FOLDER remembers which test killed which
+Survivors are printed, and those in `tools/mutants.toml` with the reason why no test can tell them from the
+original, as are those that only drop a `strict=True` of `zip`; the score is given with them and without.  FOLDER remembers which test killed which
 mutant, and the next run tries that one first.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 import tomllib
 from collections import Counter
@@ -94,6 +95,12 @@ def main(folder: Path, parts: tuple[str, ...], sample: int | None, seed: int, jo
 
 def _key(mutant: Mutant) -> str:
     return f"{mutant.function}\n{mutant.change}"
+
+
+def _asserts(mutant: Mutant) -> bool:
+    """Whether the mutant only leaves out that `zip` should make sure of equal lengths."""
+    went, *came = re.sub(r", (strict=\w+)?\)", ")", mutant.change).split("\n+ ")
+    return came == [went.removeprefix("- ")]
 
 
 def _report(drawn: dict[str, list[Mutant]], totals: dict[str, int], outcomes: dict[Mutant, Outcome]) -> None:
