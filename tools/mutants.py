@@ -6,8 +6,8 @@ Changes one thing at a time in a copy under FOLDER (a comparison, a number, an a
 whether a test notices; needs mutmut.  Only code in functions is mutated, not the tables at the top of
 modules.  The tests are those of these parts and the examples in their docstrings, not the whole suite.
 Survivors are printed, and those in `tools/mutants.toml` with the reason why no test can tell them from the
-original, as are those that only drop a `strict=True` of `zip`; the score is given with them and without.  FOLDER remembers which test killed which
-mutant, and the next run tries that one first.
+original, as are those that only drop a `strict=True` of `zip`; the score is given with them and without.
+FOLDER remembers which test killed which mutant, and the next run tries that one first.
 """
 
 from __future__ import annotations
