@@ -7,7 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_prune.axes.axis import Atom, Axis, Cat, Mask, Prod, atoms, cat, count, keep, owner, prod, size
+from onnx_prune.axes.axis import (
+    Atom,
+    Axis,
+    Bundle,
+    Cat,
+    Mask,
+    Prod,
+    atoms,
+    cat,
+    count,
+    keep,
+    order,
+    owner,
+    prod,
+    size,
+)
 from tests.strategies import SIZES, axes_of, plans
 
 
@@ -97,8 +112,18 @@ def test_owner_by_hand(axis: Axis, atom: Atom, pairs: list[tuple[int, int]]) -> 
     assert sorted(zip(positions.tolist(), channels.tolist(), strict=True)) == pairs
 
 
+def test_a_bundle_is_as_its_first_part() -> None:
+    """Which of its parts stands at a position depends on another dimension; all keep as many."""
+    both = Bundle((A, Atom(2, "c")))
+    assert (size(both), count(both, {A: 1}), str(both)) == (2, 1, "(a | c)")
+    assert [found.tolist() for found in owner(both, A)] == [[0, 1], [0, 1]]
+    assert keep(both, {A: mask(0, 1)}).tolist() == [True, True]
+    assert order(both, {A: mask(0, 1)}).tolist() == [0]
+
+
 @given(any_axis())
 def test_an_empty_plan_keeps_everything(axis: Axis) -> None:
+    assert keep(axis, {}).dtype == np.bool_
     assert keep(axis, {}).tolist() == [True] * size(axis)
     assert count(axis, {}) == size(axis)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import check_model
 
-from onnx_prune import criteria, plan
-from onnx_prune.axes.axis import Atom, Mask
+from onnx_prune import criteria, kept, plan
+from onnx_prune.axes.axis import Atom, Axis, Mask, atoms, cat, prod
 from onnx_prune.choose import candidates, choose
 from onnx_prune.coupling import Coupling
 from onnx_prune.cut import cut
@@ -336,3 +337,31 @@ def test_a_frozen_weight_takes_the_place_of_its_nodes() -> None:
             initializers(small)[name], taken(coupling.graph.array(name), written.initializers[name]["keep"])
         )
     check_model(small, full_check=True)
+
+
+C, TIME = Atom(4, "c"), Atom(3, "t", "its size varies")
+FIRST_AND_LAST = {C: np.array([True, False, False, True])}
+
+
+@pytest.mark.parametrize(
+    ("axis", "size", "places"),
+    [
+        (prod(TIME, C), 12, [0, 3, 4, 7, 8, 11]),
+        # at another size of the held part there are more rows, or wider ones, or a longer run before
+        (prod(TIME, C), 8, [0, 3, 4, 7]),
+        (prod(C, TIME), 8, [0, 1, 6, 7]),
+        (cat(TIME, C), 9, [0, 1, 2, 3, 4, 5, 8]),
+        (cat(C, TIME), 6, [0, 3, 4, 5]),
+        (cat(C, TIME, C), 10, [0, 3, 4, 5, 6, 9]),
+        (prod(Atom(2, "g"), cat(TIME, C)), 10, [0, 1, 4, 5, 6, 9]),
+    ],
+)
+def test_what_stays_where_a_held_part_varies(axis: Axis, size: int, places: list[int]) -> None:
+    free = {C} | {atom for atom in atoms(axis) if atom.name == "g"}
+    coupling: Any = SimpleNamespace(axes={"x": (axis,)}, groups=[SimpleNamespace(atom=atom) for atom in free])
+    [found] = kept.stays(coupling, "x", FIRST_AND_LAST, (size,))
+    [mask] = kept.masks(coupling, "x", FIRST_AND_LAST, (size,))
+    assert found is not None
+    assert mask is not None
+    assert found.tolist() == np.flatnonzero(mask).tolist() == places
+    assert kept.size_kept(axis, size, {C: 2}, free) == len(places)

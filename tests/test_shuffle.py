@@ -152,6 +152,19 @@ def test_counts_that_can_not_be_met_leave_all_whole() -> None:
     assert not web.pliant
 
 
+def test_rounding_that_leaves_all_whole_gives_way() -> None:
+    """To multiples of 8 of 3 channels nothing goes; then any number is right, 1 of 3 too."""
+    a, b = Atom(3, "a"), Atom(3, "b")
+    web = Web((a, b), (Deal((a, b), whole=True),))
+    assert web.near(0.4, lambda n: 1, lambda n: 8) == {a: 1, b: 1}
+
+
+def test_all_atoms_of_an_axis_are_of_the_web() -> None:
+    a, b, c = Atom(3, "a"), Atom(3, "b"), Atom(3, "c")
+    [web] = webs((Deal((a, b)),), {a, b, c}, [(cat(a, b), a), (cat(a, c), c)])
+    assert web.axes == (cat(a, b), a)
+
+
 def test_no_axis_loses_all_its_channels() -> None:
     a, b = Atom(1, "a"), Atom(3, "b")
     deals = (Deal((Cat((a, b)), Atom(4, "c")), whole=True),)

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_prune.axes.axis import Atom, Axis, atoms, cat, keep, prod, size
-from onnx_prune.axes.unify import TANGLED, Solver
+from onnx_prune.axes.axis import Atom, Axis, Bundle, atoms, cat, keep, prod, size, weave
+from onnx_prune.axes.unify import TANGLED, UNLIKE, Solver
 from tests.strategies import equations, plans, sound_equations
 
 
@@ -112,3 +112,135 @@ def test_mixed_follows_a_definition() -> None:
     halves = cat(Atom(2, "a"), Atom(4, "b"))
     solver.unify(halves, c)
     assert {solver.mixed(atom) for atom in atoms(halves)} == {"a mean"}
+
+
+def test_a_factor_that_stands_twice_is_split_twice() -> None:
+    """Once split, it meets the next factors as what it is made of."""
+    solver, a = Solver(), Atom(6, "a")
+    pairs = prod(Atom(2, "h"), Atom(3, "d"), Atom(2, "k"), Atom(3, "e"))
+    assert solver.unify(prod(a, a), pairs) is None
+    front, tail = atoms(solver.resolve(a))
+    assert (front.size, tail.size) == (2, 3)
+    assert solver.resolve(pairs) == prod(front, tail, front, tail)
+
+
+def test_a_concatenation_of_multiples_is_factored_part_by_part() -> None:
+    """(4 + 6) against (e 2): both parts lose pairs, and e is as long as all pairs."""
+    solver, p, q, e, d = Solver(), Atom(4, "p"), Atom(6, "q"), Atom(15, "e"), Atom(2, "d")
+    assert solver.unify(prod(Atom(3, "o"), cat(p, q)), prod(e, d)) is None
+    (_, pair), (_, other) = solver.resolve(p).parts, solver.resolve(q).parts
+    assert pair is other is solver.resolve(d)
+    assert [atom.size for atom in atoms(solver.resolve(cat(p, q)))] == [2, 2, 3, 2]
+    assert [atom.size for atom in atoms(solver.resolve(e))] == [3, 2, 3]
+
+
+def test_a_concatenation_of_odd_parts_is_not_factored() -> None:
+    solver, p, q = Solver(), Atom(3, "p"), Atom(5, "q")
+    why = solver.unify(prod(Atom(2), cat(p, q)), prod(Atom(8), Atom(2)))
+    assert why == "groupings by 8 and by 2 do not line up" == solver.held(p) == solver.held(q)
+
+
+def test_weaves_alike_are_made_equal_part_by_part() -> None:
+    solver, a, b, c, d = Solver(), *(Atom(3, name) for name in "abcd")
+    assert solver.unify(weave([a, b]), weave([c, d])) is None
+    assert solver.find(a) is solver.find(c) is not solver.find(b)
+    assert solver.find(b) is solver.find(d)
+    assert not any(map(solver.held, (a, b, c, d)))
+
+
+def test_bundles_are_made_equal_part_by_part() -> None:
+    solver, a, b, c, d = Solver(), *(Atom(3, name) for name in "abcd")
+    assert solver.unify(Bundle((a, b)), Bundle((c, d))) is None
+    assert solver.find(a) is solver.find(c) is not solver.find(b)
+    assert solver.find(b) is solver.find(d)
+
+
+def test_weaves_dealt_out_after_others_do_not_line_up() -> None:
+    """The same runs of the same sizes, but another's turn."""
+    solver, a, b, c, d = Solver(), *(Atom(3, name) for name in "abcd")
+    before = [Atom(2, "e"), Atom(1, "f")]
+    assert solver.unify(weave([a, b], before), weave([c, d])) == UNLIKE
+    assert {solver.held(atom) for atom in (a, b, c, d, *before)} == {UNLIKE}
+    solver = Solver()
+    assert solver.unify(weave([a, b], before), weave([c, d], before)) is None
+    assert solver.find(a) is solver.find(c)
+
+
+def test_weaves_and_bundles_of_other_shapes_do_not_line_up() -> None:
+    for other in (weave([Atom(2), Atom(4)]), Bundle((Atom(6), Atom(6))), prod(Atom(2), Atom(3))):
+        solver, a, b = Solver(), Atom(3, "a"), Atom(3, "b")
+        assert solver.unify(weave([a, b]), other) == UNLIKE
+        assert solver.held(a) == solver.held(b) == UNLIKE
+    solver, a, b = Solver(), Atom(6, "a"), Atom(6, "b")
+    assert solver.unify(Bundle((a, b)), cat(Atom(2), Atom(4))) == UNLIKE
+    assert solver.held(a) == solver.held(b) == UNLIKE
+
+
+def test_single_channels_that_hold_what_they_meet_have_to_stay() -> None:
+    solver, one = Solver(), Atom(1, "one")
+    solver.unify(cat(Atom(5, "a", "space"), one), Atom(6, "x"))
+    assert solver.fixed == [one]
+    solver, one = Solver(), Atom(1, "one")
+    solver.unify(Atom(6, "x"), cat(Atom(5, "a", "space"), one))
+    assert solver.fixed == [one]
+
+
+def test_the_first_reason_is_kept() -> None:
+    solver, a, b = Solver(), Atom(3, "a"), Atom(3, "b")
+    for why in ("first", "second"):
+        solver.hold(a, why)
+        solver.mix(b, why)
+    assert (solver.held(a), solver.mixed(b)) == ("first", "first")
+    assert (solver.held(b), solver.mixed(a)) == (None, None)
+    assert solver.unify(a, b) is None
+    assert (solver.held(solver.find(b)), solver.mixed(b)) == ("first", "first")
+
+
+def test_what_was_split_is_split_on() -> None:
+    """Borders inside products, one of them inside a row: ((2 3) of 6) cut after 4 and after 5."""
+    solver, rows, columns = Solver(), Atom(4, "r"), Atom(3, "c")
+    first, middle, last = Atom(4, "x"), Atom(3, "y"), Atom(5, "z")
+    grid = prod(rows, columns)
+    assert solver.unify(grid, cat(first, middle, last)) is None
+    whole = solver.resolve(cat(first, middle, last))
+    assert size(whole) == 12
+    plan = {atom: np.arange(atom.size) % 2 == 0 for atom in free(solver, grid)}
+    np.testing.assert_array_equal(keep(solver.resolve(grid), plan), keep(whole, plan))
+
+
+def test_only_what_is_too_tangled_is_given_up() -> None:
+    """64 splits are many, but clear; with one more it is taken for a tangle."""
+    for twos, more, why in ((31, [Atom(2), Atom(3)], None), (32, [Atom(5)], TANGLED)):
+        fine = [Atom(2, "a") for _ in range(twos + 1)]
+        coarse = [Atom(1, "f"), *(Atom(2, "b") for _ in range(twos)), Atom(1, "l")]
+        assert Solver().unify(cat(*fine, Atom(5)), cat(*coarse, *more)) == why
+
+
+def test_borders_inside_a_weave_and_a_product() -> None:
+    """A run of a row that holds nothing of one part, and a product cut in the middle of a row."""
+    solver, a, b = Solver(), Atom(2, "a"), Atom(2, "b")
+    first, rest = Atom(1, "f"), Atom(3, "r")
+    assert solver.unify(weave([a, b]), cat(first, rest)) is None
+    [ahead] = solver.dealt
+    assert [size(solver.resolve(part)) for part in ahead] == [1, 0]
+    assert size(solver.resolve(rest)) == 3
+    solver, x, y, z = Solver(), *(Atom(2, name) for name in "xyz")
+    assert solver.unify(prod(cat(x, y, z), Atom(2, "d")), cat(Atom(4), Atom(8))) is None
+    assert not any(map(solver.held, (x, y, z)))
+
+
+def test_equal_pairs_are_passed_over_and_the_rest_is_not() -> None:
+    solver, a, b, c = Solver(), Atom(2, "a"), Atom(3, "b"), Atom(3, "c")
+    assert solver.unify(cat(b, a, b), cat(c, a, c)) is None
+    assert solver.find(b) is solver.find(c)
+    solver = Solver()
+    assert solver.unify(cat(a, b), cat(a, c)) is None
+    assert solver.find(b) is solver.find(c)
+
+
+def test_single_channels_are_gathered() -> None:
+    """Of all meetings; runs of two are none."""
+    solver, ones = Solver(), [Atom(1, "one"), Atom(1, "one")]
+    for one in ones:
+        solver.unify(cat(Atom(2, "a", "space"), one), Atom(3, "x"))
+    assert solver.fixed == ones
