@@ -298,12 +298,25 @@ def test_a_traceback_only_when_verbose(fake: Fake) -> None:
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_signals(signum: signal.Signals, code: int, fake: Fake) -> None:
-    before = signal.getsignal(signum)
-    fake.act = lambda: signal.raise_signal(signum)
-    result = run("in.onnx", "out.onnx")
-    assert (result.exit_code, result.output) == (code, "")
-    assert signal.getsignal(signum) is before
+@pytest.mark.parametrize("turned", [False, True])
+def test_signals(signum: signal.Signals, code: int, turned: bool, fake: Fake) -> None:
+    def act() -> None:
+        try:
+            signal.raise_signal(signum)
+        except SystemExit as stopped:
+            if turned:
+                raise ImportError("initialization failed") from stopped
+            raise
+
+    fake.act = act
+    handler = signal.default_int_handler  # not what the tests run under, where the signal may be ignored
+    before = signal.signal(signum, handler)
+    try:
+        result = run("in.onnx", "out.onnx")
+        assert (result.exit_code, result.output) == (code, "")
+        assert signal.getsignal(signum) is handler
+    finally:
+        signal.signal(signum, before)
 
 
 def test_ctrl_c_before_the_work_begins(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +117,10 @@ def test_stopped_half_way(tmp_path: Path, error: type[BaseException], external: 
 
 
 SAVER = """
-    import sys, numpy as np
+    import signal, sys, numpy as np
     from onnx import TensorProto, helper
     from onnx_prune.model import files
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
     folder, external = sys.argv[1:]
     info = [helper.make_tensor_value_info("y", 1, [300_000])]
     stored = [TensorProto(name=n, data_type=1, dims=[300_000]) for n in "abcdefgh"]
@@ -169,6 +171,24 @@ def test_terminable_counts_the_first_signal_only_and_restores() -> None:
         interrupt_twice()
     assert stopped.value.code == 130
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_terminable_says_so_whatever_became_of_the_signal() -> None:
+    def lose() -> None:
+        with files.terminable(), suppress(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+
+    def turn() -> None:
+        with files.terminable():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except Interrupted as stopped:
+                raise ImportError("initialization failed") from stopped
+
+    for act in (lose, turn):
+        with pytest.raises(Interrupted) as stopped:
+            act()
+        assert stopped.value.code == 143
 
 
 def test_terminable_leaves_ignored_signals_ignored() -> None:

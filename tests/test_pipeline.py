@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 from onnx.checker import check_model
 
 from onnx_prune import NothingToPrune, NotProved, couple, plan, prune
@@ -331,8 +330,6 @@ def test_a_plan_that_does_not_fit_writes_nothing(source: Path, tmp_path: Path) -
 
 
 def test_the_graph_of_the_readme_runs_at_any_batch() -> None:
-    result = run(
-        helper.make_model(small_cnn(batch="n").graph, ir_version=10), settings=Settings(Budget(round_to=1))
-    )
+    result = run(small_cnn(batch="n"), settings=Settings(Budget(round_to=1)))
     assert result.report.proof is not None
     assert result.report.proof.runs == 2

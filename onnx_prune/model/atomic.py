@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO, TYPE_CHECKING, Any
 
 from onnx_prune.errors import Interrupted, Unwritable
+
+if TYPE_CHECKING:  # numpy is imported once signals are minded, as all that is compiled
+    import numpy as np
+    from numpy.typing import NDArray
 
 ALIGNMENT = 64
 _PIECE = 1 << 20  # bytes written at once: of more at a time a Linux kernel made up to eight times the work
@@ -38,8 +39,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def terminable() -> Iterator[None]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into `Interrupted`, so that what was begun is cleaned up.
 
-    Only the first signal counts: a second one cannot stop the cleaning. Signals that the process was told to
-    ignore (`nohup`) stay ignored. Outside the main thread nothing changes.
+    Only the first signal counts: a second one cannot stop the cleaning. Once it has come, no other error is
+    heard: what it meets half way may turn it into one of its own (a compiled module that is imported), or
+    lose it. Signals that the process was told to ignore (`nohup`) stay ignored. Outside the main thread
+    nothing changes.
 
     Example:
         >>> try:
@@ -49,16 +52,19 @@ def terminable() -> Iterator[None]:
         ...     stop.code
         143
     """
-    stopped = False
+    came: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        if not stopped:
-            stopped = True
+        if not came:
+            came.append(signum)
             raise Interrupted(signum)
 
     with _handling(stop):
-        yield
+        try:
+            yield
+        finally:
+            if came:
+                raise Interrupted(came[0])
 
 
 @contextmanager
