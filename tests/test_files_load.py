@@ -196,6 +196,16 @@ def test_two_initializers_of_one_name(tmp_path: Path) -> None:
     refuse(write(tmp_path, model), "two initializers are called 'w'; re-export the model")
 
 
+def test_an_attribute_of_no_function(tmp_path: Path) -> None:
+    node = helper.make_node("LeakyRelu", ["x"], ["y"], "act")
+    node.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    refuse(
+        write(tmp_path, build([node])),
+        "node LeakyRelu 'act': its attribute 'alpha' refers to 'slope' of a function, and it is in none; "
+        "re-export the model",
+    )
+
+
 def test_a_domain_that_is_not_imported(tmp_path: Path) -> None:
     for imports, domain, named in (("mine", "", "ai.onnx"), ("", "mine", "mine")):
         node = helper.make_node("Relu", ["x"], ["y"], "act", domain=domain)

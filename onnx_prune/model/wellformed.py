@@ -64,6 +64,14 @@ def check_names(model: ModelProto) -> None:
     if model.ir_version <= 2:
         domains.add("")  # what models had before they named their opset
     _check_graph(model.graph, (), domains)
+    for node in _inside(model.graph):
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                name, meant = attribute.name, attribute.ref_attr_name
+                raise InputError(
+                    f"node {_label(node)}: its attribute {name!r} refers to {meant!r} of a function, "
+                    "and it is in none; re-export the model"
+                )
     for function in model.functions:
         inside = {_domain(entry.domain) for entry in function.opset_import} or domains
         _check_nodes(function, dict.fromkeys(function.input, ""), function.output, (), inside)
