@@ -328,6 +328,16 @@ def test_ctrl_c_before_the_work_begins(fake: Fake, monkeypatch: pytest.MonkeyPat
     assert (result.exit_code, result.output) == (130, "")
 
 
+def test_ctrl_c_outside_of_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.Command.main", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["in.onnx", "out.onnx"])
+    assert stopped.value.code == 130
+
+
 @pytest.mark.parametrize("options", [[], ["-q"], ["-v"]])
 def test_json_is_one_document(options: list[str], fake: Fake) -> None:
     result = run("in.onnx", "out.onnx", "--json", *options)

@@ -125,7 +125,7 @@ class Command(click.Command):
             _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{called} --help'", _USAGE)
         except PruneError as error:  # of a file that options are read from
             _fail(f"error: {error}", error.exit_code)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):  # the second where click is not at work yet, or no more
             sys.exit(_SIGINT)
         except OSError as error:
             _cannot_print(error)
