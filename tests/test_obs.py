@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_prune.calibration.gram import Gram
-from onnx_prune.calibration.obs import Correlated, Part, Uncorrelated, eliminate, part, shrunk
+from onnx_prune.calibration.obs import Correlated, Part, Uncorrelated, eliminate, part, shrinkage, shrunk
 from tests.graphs import Array
 
 
@@ -19,15 +19,18 @@ def drawn(width: int, results: int, groups: int = 1, rows: int = 400, seed: int 
 
 
 def left_over(gram: Gram, matrix: Array, gone: Array) -> float:
-    """Relative error of the best affine map from the other columns, all groups together."""
+    """Relative error, on new data, of the best affine map from the other columns, all groups together."""
     kept = np.setdiff1d(np.arange(matrix.shape[2]), gone)
     error = total = 0.0
+    fitted = np.linalg.solve(shrunk(gram.covariance, gram.count), gram.covariance)
+    fitted *= 1 - shrinkage(gram.covariance, gram.count)[:, None, None]
+    freedom = np.trace(fitted, axis1=1, axis2=2).mean()
     for h, w in zip(shrunk(gram.covariance, gram.count), matrix, strict=True):
         total += np.trace(w @ h @ w.T)
         a, b, c = h[np.ix_(kept, kept)], h[np.ix_(kept, gone)], h[np.ix_(gone, gone)]
         lost = c - b.T @ np.linalg.pinv(a) @ b if kept.size else c
         error += np.trace(w[:, gone] @ lost @ w[:, gone].T)
-    return error / total
+    return error / total * (gram.count + freedom) / (gram.count - freedom)
 
 
 @pytest.mark.parametrize(("groups", "wide"), [(1, 1), (1, 3), (2, 2)])

@@ -1,8 +1,10 @@
 """How far an error of a layer's result reaches the model's outputs.
 
 A loss that is summed over layers must know what an error in each of them does in the end: what a residual
-stream carries past a layer hides its errors, the last layer passes all of them on.  So noise is added to one
-result after another, and the outputs are looked at.  Nothing is differentiated.
+stream carries past a layer hides its errors, the last layer passes all of them on.  So one result after
+another is moved a little towards that of another sample, and the outputs are looked at.  Nothing is
+differentiated.  White noise would not do: pooling averages it out, and not what neighbours share, as they do
+the error of a cut.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from onnx_prune.runtime import Feeds, Session
 from onnx_prune.settings import Progress
 
 Array = NDArray[Any]
-_ENOUGH = 32  # samples: each has as many draws of the noise as the result has places
-_NOISE = 0.1  # in standard deviations of the result
+_ENOUGH = 32  # samples
+_STEP = 0.1  # in standard deviations of the result
 _LEAST = 1e-4  # of the largest gain: what shows nowhere on these samples may show on others
 
 
@@ -38,8 +40,9 @@ def gains(
 ) -> dict[int, float]:
     """Relative mean squared error of the outputs for each unit of that of a layer's result.
 
-    White noise of a tenth of the result's standard deviation is added, the same one on every run.  An error
-    is relative to the variance over samples, and the mean over all outputs of floats that keep their shape.
+    The result of each sample is moved towards that of another one, by a tenth of the result's standard
+    deviation in the mean.  An error is relative to the variance over samples, and the mean over all outputs
+    of floats that keep their shape.
 
     Args:
         graph: the model.
@@ -55,7 +58,7 @@ def gains(
     """
     feeds = _some(calibration.feeds)
     by_node = {layer.node.index: layer for layer in layers}
-    model, names = _with_noise(graph, list(by_node.values()))
+    model, names = _opened(graph, list(by_node.values()))
     session, outputs = Session(model, graph.folder, optimize=True), [value.name for value in graph.outputs]
     silent = {
         name: np.zeros((), tensors.dtype_of(graph.weights[layer.stored]))
@@ -65,13 +68,13 @@ def gains(
     ticks = Countdown(progress, "seeing how far errors reach", len(names))
     found = {}
     for (index, layer), name in zip(by_node.items(), names, strict=True):
-        rng = np.random.default_rng([20210518, index])
-        changed = []
-        for feed in feeds:
-            result = session.run({**feed, **silent}, [_raw(name)])[0]
-            noise = _NOISE * _spread(layer, result) * rng.standard_normal(result.shape)
-            changed.append(session.run({**feed, **silent, name: noise.astype(result.dtype)}, outputs))
-        found[index] = relative(answers, changed) / _NOISE**2
+        results = [session.run({**feed, **silent}, [_raw(name)])[0] for feed in feeds]
+        steps = [_step(layer, result, results[j - 1]) for j, result in enumerate(results)]
+        changed = [
+            session.run({**feed, **silent, name: step}, outputs)
+            for feed, step in zip(feeds, steps, strict=True)
+        ]
+        found[index] = relative(answers, changed) / _STEP**2
         ticks.step()
     return found
 
@@ -79,8 +82,8 @@ def gains(
 def weights(found: Mapping[int, float]) -> dict[int, float]:
     """What an error of each layer counts in a sum: the root of its gain, 1 for all where none shows.
 
-    Later layers average white noise out better than what a cut leaves, so that gains say too little of layers
-    far from the outputs; the root lies halfway between them and counting all alike.
+    An error that is alike in all places, as a step towards another sample is, reaches further than what a cut
+    leaves, and not equally so in all layers; the root lies halfway between gains and counting all alike.
 
     Example:
         >>> weights({0: 1.0, 1: 0.25, 2: 0.0})
@@ -129,9 +132,14 @@ def _variance(output: Array) -> float:
     return float(wide.var(0).mean() if output.ndim and len(output) > 1 else wide.var())
 
 
-def _spread(layer: Linear, result: Array) -> float:
-    """The standard deviation of a result, over rows."""
-    return float(np.sqrt(layer.results(result).astype(np.float64).var(1).mean()))
+def _step(layer: Linear, result: Array, other: Array) -> Array:
+    """What is added to a result: a part of the way to other samples, those of another set where it fits."""
+    target = np.roll(other if other.shape == result.shape else result, 1, 0)
+    way = target.astype(np.float64) - result
+    spread = layer.results(result).astype(np.float64).var(1).mean()
+    length = np.square(layer.results(way)).mean()
+    scale = _STEP * np.sqrt(spread / length) if length > 0 else 0.0
+    return np.asarray((scale * way).astype(result.dtype))
 
 
 def _some(feeds: Sequence[Feeds]) -> list[Feeds]:
@@ -144,7 +152,7 @@ def _some(feeds: Sequence[Feeds]) -> list[Feeds]:
     return found
 
 
-def _with_noise(graph: Graph, layers: Sequence[Linear]) -> tuple[onnx.ModelProto, list[str]]:
+def _opened(graph: Graph, layers: Sequence[Linear]) -> tuple[onnx.ModelProto, list[str]]:
     """The model with an input for each layer that is added to its result, and the names of those inputs."""
     outputs = [value.name for value in graph.outputs]
     wanted = [*outputs, *(layer.result for layer in layers if layer.result not in outputs)]
@@ -153,7 +161,7 @@ def _with_noise(graph: Graph, layers: Sequence[Linear]) -> tuple[onnx.ModelProto
     at = {name: j for j, node in enumerate(model.graph.node) for name in node.output}
     names, after = [], {}
     for layer in layers:
-        name = f"{layer.result}.noise"
+        name = f"{layer.result}.step"
         while name in taken or _raw(name) in taken:
             name += "_"
         taken |= {name, _raw(name)}
@@ -171,6 +179,6 @@ def _with_noise(graph: Graph, layers: Sequence[Linear]) -> tuple[onnx.ModelProto
     return model, names
 
 
-def _raw(noise: str) -> str:
-    """The name of what the noise is added to."""
-    return f"{noise}.raw"
+def _raw(step: str) -> str:
+    """The name of what a step is added to."""
+    return f"{step}.raw"

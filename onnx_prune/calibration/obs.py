@@ -79,7 +79,8 @@ class Correlated:
         diagonal = np.einsum("gdd->gd", h)
         damp = _DAMP * diagonal.mean(1) + np.finfo(float).eps * diagonal.max(1)
         diagonal += np.where(damp > 0, damp, 1.0)[:, None]
-        self._inverse = np.linalg.inv(h)
+        self._inverse = np.asarray(np.linalg.inv(h), np.float64)
+        self._total /= optimism(gram.covariance, self._inverse, gram.count)
         self._blocks = blocks.copy()
         self._left = np.ones(h.shape[1], np.bool_)
 
@@ -130,16 +131,44 @@ def shrunk(h: Errors, rows: int) -> Errors:
         >>> shrunk(h, 9).tolist(), shrunk(h, 10**9).round(6).tolist()
         ([[[4.0, 1.5555555555555556], [1.5555555555555556, 1.0]]], [[[4.0, 2.0], [2.0, 1.0]]])
     """
+    found = h * (1 - shrinkage(h, rows)[:, None, None])
+    np.einsum("gdd->gd", found)[...] = np.einsum("gdd->gd", h)
+    return np.asarray(found)
+
+
+def shrinkage(h: Errors, rows: int) -> Errors:
+    """By which part the correlations are shrunk, shape (groups,); see `shrunk`."""
     width = h.shape[1]
     diagonal = np.einsum("gdd->gd", h)
     spread = np.sqrt(np.maximum(diagonal, np.finfo(float).tiny))
     squares = np.square(h / (spread[:, :, None] * spread[:, None, :])).sum((1, 2))
     excess = (rows + 1 - 2 / width) * (squares - width)
     due = (1 - 2 / width) * squares + width**2
-    share = np.divide(due, excess, out=np.ones_like(due), where=excess > due)
-    found = h * (1 - share[:, None, None])
-    np.einsum("gdd->gd", found)[...] = diagonal
-    return np.asarray(found)
+    return np.asarray(np.divide(due, excess, out=np.ones_like(due), where=excess > due))
+
+
+def optimism(h: Errors, inverse: Errors, rows: int) -> float:
+    """How much larger the error of a fit is on new data than on those it was fitted to.
+
+    Channels look easy to make up for where a layer reads few rows of many numbers.  Akaike 1969, "Fitting
+    Autoregressive Models for Prediction", final prediction error: (n + d) / (n - d) for n rows, with the
+    effective degrees of freedom of a ridge regression for d (Hastie, Tibshirani, Friedman 2009, "The Elements
+    of Statistical Learning", equation 3.50), the mean over the groups.  It is taken once for the whole layer,
+    with all of its inputs.
+
+    Args:
+        h: covariances of the inputs as found, shape (groups, width, width).
+        inverse: of the shrunk ones that are fitted with.
+        rows: that they were found from.
+
+    Example:
+        >>> h = np.array([[[1.0, 1.0], [1.0, 1.0]]])  # with shrinkage s, d is 2 (1 - s) / (2 - s)
+        >>> shrinkage(h, 6).round(3).tolist(), round(optimism(h, np.linalg.inv(shrunk(h, 6)), 6), 3)
+        ([0.333], 1.308)
+    """
+    fitted = np.einsum("gij,gji->g", h, inverse) * (1 - shrinkage(h, rows))
+    freedom = float(fitted.mean())
+    return (rows + freedom) / max(rows - freedom, 1.0)
 
 
 def eliminate(
