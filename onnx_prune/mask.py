@@ -8,7 +8,7 @@ channels alone, and its results are put back in their places among zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod as product
 from typing import Any
 
@@ -55,14 +55,14 @@ def masked(coupling: Coupling, plan: Plan) -> Draft:
             for k in bound.exposed:
                 editor.mask_operand(bound, k)
     rearrange(draft, before=editor.before, after=editor.after, dropped=draft.replaced)
-    _drop_unread(draft, shared)
+    _drop_unread(draft, names_read(graph.model.graph.node))
     return draft
 
 
-def _drop_unread(draft: Draft, names: set[str]) -> None:
-    """Remove those initializers that no node reads any more: before IR version 4 onnxruntime refuses them."""
+def _drop_unread(draft: Draft, before: Iterable[str]) -> None:
+    """Remove initializers that were read and are no more: before IR version 4 onnxruntime refuses them."""
     graph = draft.model.graph
-    unread = names.difference(names_read(graph.node))
+    unread = set(before).difference(names_read(graph.node), (value.name for value in graph.output))
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name in unread:
             draft.content.pop(graph.initializer[index].name, None)

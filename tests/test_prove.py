@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_prune import choose, criteria, settings
+from onnx_prune import choose, criteria, prune, settings
 from onnx_prune.analyse import couple
 from onnx_prune.axes.axis import atoms, cat
 from onnx_prune.axes.relation import CARRIED, Op, Relation, letters
@@ -519,3 +519,20 @@ def test_difference_is_relative_to_the_largest_value(
 )
 def test_what_varies(value: Array, expected: bool) -> None:
     assert varies(value) == expected
+
+
+def test_parts_of_a_folded_weight_are_gone_where_a_mask_stands_for_it() -> None:
+    """Before IR version 4 onnxruntime refuses initializers that nobody reads."""
+    parts = [weight("v", 6, 4, 3, 3), weight("g", 6, 1, 1, 1), weight("z", 3, 6, 1, 1)]
+    nodes = [
+        helper.make_node("ReduceL2", ["v"], ["n"], axes=[1, 2, 3]),
+        helper.make_node("Div", ["v", "n"], ["u"]),
+        helper.make_node("Mul", ["u", "g"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["h"]),
+        helper.make_node("Conv", ["h", "z"], ["y"]),
+    ]
+    old = model(nodes, parts, {"x": ["n", 4, 8, 8]}, {"y": TensorProto.FLOAT})
+    old.ir_version = 3
+    proof = prune(old, ratio=0.5, round_to=1).report.proof
+    assert isinstance(proof, Proof)
+    assert proof.error <= proof.tolerance

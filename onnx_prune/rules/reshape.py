@@ -40,9 +40,10 @@ class _Segment:
         for counts in self.counts:
             ends = accumulate(counts)
             whole |= {end - 1 for end, count in zip(ends, counts, strict=True) if count == 1}
-        return (self.dims, self.counts) == (other.dims, other.counts) and all(
-            a == b or j in whole for j, (a, b) in enumerate(zip(self.factors, other.factors, strict=True))
-        )
+        if (self.dims, self.counts, len(self.factors)) != (other.dims, other.counts, len(other.factors)):
+            return False
+        pairs = zip(self.factors, other.factors, strict=True)
+        return all(a == b or j in whole for j, (a, b) in enumerate(pairs))
 
 
 def _segments(views: tuple[Shape, Shape]) -> list[_Segment]:
