@@ -36,6 +36,7 @@ TESTS = [
     *("rules_quantized", "rules_recurrent", "rules_shape", "rules_vendor", "cut", "coupling", "shuffle"),
     *("loops", "branches", "nested", "transformers", "attention_models", "divided", "sizes", "lazy"),
 ]
+_LENGTHS = "zip only makes sure that lengths are equal, and they are"
 KNOWN = ROOT / "tools" / "mutants.toml"
 
 
@@ -106,17 +107,21 @@ def _asserts(mutant: Mutant) -> bool:
 def _report(drawn: dict[str, list[Mutant]], totals: dict[str, int], outcomes: dict[Mutant, Outcome]) -> None:
     entries = tomllib.loads(KNOWN.read_text())["mutant"] if KNOWN.exists() else []
     explained = {f"{entry['function']}\n{entry['change'].strip()}": entry["why"] for entry in entries}
+
+    def why(mutant: Mutant) -> str | None:
+        return _LENGTHS if _asserts(mutant) else explained.get(_key(mutant))
+
     missed = [
         m for mutants in drawn.values() for m in mutants if outcomes[m].status not in ("killed", "timeout")
     ]
     for mutant in missed:
-        why = explained.get(_key(mutant))
-        print(f"\n{mutant.function} ({outcomes[mutant].status}{f': {why}' if why else ''})\n{mutant.change}")
+        reason = f": {why(mutant)}" if why(mutant) else ""
+        print(f"\n{mutant.function} ({outcomes[mutant].status}{reason})\n{mutant.change}")
     print("\npart   mutants   run  killed  timeout  survived  explained   score (95 %)      with explained")
     for part, mutants in drawn.items():
         tally = Counter(outcomes[mutant].status for mutant in mutants)
         hits = tally["killed"] + tally["timeout"]
-        known = sum(_key(mutant) in explained for mutant in mutants if mutant in missed)
+        known = sum(why(mutant) is not None for mutant in mutants if mutant in missed)
         low, high = interval(hits, len(mutants))
         without = hits / max(len(mutants) - known, 1)
         print(

@@ -242,12 +242,8 @@ def _forked(work) -> tuple[int, int]:  # type: ignore[no-untyped-def]
         os.dup2(nothing, 1)
         os.dup2(nothing, 2)
         said = work()
-        os.write(writing, said.encode()) if len(said) < 60000 else _write_all(writing, said.encode())
+        with os.fdopen(writing, "w") as pipe:
+            pipe.write(said)
         code = int(bool(said))
     finally:
         os._exit(code)
-
-
-def _write_all(pipe: int, data: bytes) -> None:
-    with os.fdopen(pipe, "wb") as file:
-        file.write(data)

@@ -18,12 +18,7 @@ DOCS = ROOT / "tools" / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 SHIPPED = "fmnist_resnet20.onnx"
 _TOPOLOGIES = {"bert.onnx": "c_bert-ts17", "decoder.onnx": "c_llama_gqa-ts17"}
-_NETWORKS = (
-    "in.onnx",
-    "other.onnx",
-    "model.onnx",
-    "tuned.onnx",
-)  # here the shipped network is, under these names
+_NETWORKS = ("in.onnx", "other.onnx", "model.onnx", "tuned.onnx")  # names of the shipped network here
 
 
 @dataclass(frozen=True)
