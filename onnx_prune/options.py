@@ -15,7 +15,7 @@ from onnx_prune.errors import InputError
 from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, RECOVERIES
 from onnx_prune.sparse import options as options_sparse
 from onnx_prune.sparse.sparsity import SPARSE_CRITERIA
-from onnx_prune.terminal import config
+from onnx_prune.terminal import config, shared
 from onnx_prune.terminal.command import PROGRAM, Bytes, Choice, Number, Numbers, Option
 from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
@@ -391,7 +391,7 @@ PARAMS: list[click.Parameter] = [
         is_flag=True,
         help="Show every group, and every reason why something stays.",
     ),
-    Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    shared.quiet(_OUTPUT),
     *config.params(),
     Option(
         ["--version"],

@@ -61,7 +61,7 @@ LAYERS = [
         "sparse.histogram",
         "sparse.spool",
     },
-    {"terminal.config"},
+    {"terminal.config", "terminal.shared"},
     {"rules", "model.flatten", "runtime", "options", "sparse.options", "model.files"},
     {"model.graph", "sparse.maskfile"},
     {

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from onnx_prune.errors import LimitCrossed
+from onnx_prune.terminal import shared
 from onnx_prune.terminal.command import Number, Option, command, printing
 from onnx_prune.terminal.paths import require_file
 from onnx_prune.terminal.working import working
@@ -78,8 +79,8 @@ PARAMS: list[click.Parameter] = [
         metavar="P",
         help="Fail if top-1 falls by more, 0.01 for one point; with --eval.",
     ),
-    Option(["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print one JSON document."),
-    Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    shared.as_json(_OUTPUT),
+    shared.quiet(_OUTPUT),
 ]
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from onnx_prune.settings import ATTENTION, Budget
-from onnx_prune.terminal.command import Choice, Option, command, printing
+from onnx_prune.settings import Budget
+from onnx_prune.terminal import shared
+from onnx_prune.terminal.command import Option, command, printing
 from onnx_prune.terminal.paths import require_file
 from onnx_prune.terminal.working import working
 
@@ -43,15 +44,8 @@ PARAMS: list[click.Parameter] = [
         is_flag=True,
         help="Also channels that a mean or norm is taken over, such as a transformer's width.",
     ),
-    Option(
-        ["--attention"],
-        section=_CUT,
-        type=Choice(*ATTENTION),
-        metavar="WHAT",
-        default=Budget().attention,
-        help=f"Of heads times head size: {', '.join(ATTENTION)}; {Budget().attention} unless given.",
-    ),
-    Option(["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print one JSON document."),
+    shared.attention(_CUT),
+    shared.as_json(_OUTPUT),
     Option(["-v", "--verbose"], section=_OUTPUT, is_flag=True, help="Show every group, reason and step."),
 ]
 

@@ -10,6 +10,7 @@ from onnx_prune import words
 from onnx_prune.sparse.options import ranking
 from onnx_prune.sparse.schedule import KINDS, of_what_remains
 from onnx_prune.sparse.sparsity import SPARSE_CRITERIA, Sparsity
+from onnx_prune.terminal import shared
 from onnx_prune.terminal.command import Choice, Number, Option, command, printing
 from onnx_prune.terminal.paths import require_file
 from onnx_prune.words import plain
@@ -57,7 +58,7 @@ PARAMS: list[click.Parameter] = [
     ),
     Option(["--data"], section=_WHAT, metavar="FILE.npz", help="Inputs for wanda, ria and sparsegpt."),
     Option(["--models"], section=_OUTPUT, is_flag=True, help="Write round-1.onnx and so on, too."),
-    Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    shared.quiet(_OUTPUT),
 ]
 
 

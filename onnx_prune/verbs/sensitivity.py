@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from onnx_prune.errors import InputError
-from onnx_prune.settings import ATTENTION, CALIBRATED_NAMES, CRITERIA_NAMES, Budget, Settings
+from onnx_prune.settings import CALIBRATED_NAMES, CRITERIA_NAMES, Budget, Settings
+from onnx_prune.terminal import shared
 from onnx_prune.terminal.command import Choice, Number, Numbers, Option, called, command, printing
 from onnx_prune.terminal.extras import require_extra
 from onnx_prune.terminal.paths import require_file, require_place
@@ -55,14 +56,7 @@ PARAMS: list[click.Parameter] = [
         help="What makes a channel matter, as for pruning: obs with --data, else l1.",
     ),
     Option(["--mixed"], section=_CUT, is_flag=True, help="Also channels that a mean or norm is taken over."),
-    Option(
-        ["--attention"],
-        section=_CUT,
-        type=Choice(*ATTENTION),
-        metavar="WHAT",
-        default=Budget().attention,
-        help=f"Of heads times head size: {', '.join(ATTENTION)}; {Budget().attention} unless given.",
-    ),
+    shared.attention(_CUT),
     Option(
         ["--ignore"],
         section=_CUT,
@@ -90,8 +84,8 @@ PARAMS: list[click.Parameter] = [
         metavar="FILE.html",
         help="Write the curves as a page for a browser; needs onnx-prune[report].",
     ),
-    Option(["--json", "as_json"], section=_OUTPUT, is_flag=True, help="Print one JSON document."),
-    Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    shared.as_json(_OUTPUT),
+    shared.quiet(_OUTPUT),
 ]
 
 

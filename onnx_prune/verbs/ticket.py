@@ -8,6 +8,7 @@ import click
 
 from onnx_prune.sparse.options import ranking
 from onnx_prune.sparse.sparsity import STORED_CRITERIA, Sparsity
+from onnx_prune.terminal import shared
 from onnx_prune.terminal.command import Number, Option, command, printing
 from onnx_prune.terminal.paths import require_file, require_place
 from onnx_prune.words import share
@@ -50,7 +51,7 @@ PARAMS: list[click.Parameter] = [
         help="A control: shuffle the initial values of every tensor first.",
     ),
     Option(["--save-mask"], section=_OUTPUT, metavar="FILE.npz", help="Write which weights stay."),
-    Option(["-q", "--quiet"], section=_OUTPUT, is_flag=True, help="Print nothing but errors."),
+    shared.quiet(_OUTPUT),
 ]
 
 
