@@ -81,11 +81,8 @@ class _Page(Page):
 
     def _sizes(self) -> Padding:
         before, after, latency = self.report.before, self.report.after, self.report.latency
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-        table.add_column("", no_wrap=True)
         roomy = self._width >= TINY
-        for title in ("before", "after", *("", "")[: 1 + roomy]):
-            table.add_column(title, justify="right", no_wrap=True)
+        table = self._table("", [(head, "right") for head in ("before", "after", *("", "")[: 1 + roomy])])
         rows: list[tuple[str, float | None, float | None, Any]] = [
             ("parameters", before.params, after.params, human),
             ("MACs", before.macs, after.macs, human),

@@ -72,7 +72,8 @@ class Correlated:
     """
 
     def __init__(self, gram: Gram, matrix: Array, blocks: Blocks) -> None:
-        h = shrunk(gram.covariance, gram.count)
+        found = gram.covariance
+        h = shrunk(found, gram.count)
         self._weight = matrix.astype(np.float64)
         total = float(np.einsum("god,god->", self._weight @ h, self._weight))
         self._total = total if total > 0 else np.inf
@@ -80,7 +81,7 @@ class Correlated:
         damp = _DAMP * diagonal.mean(1) + np.finfo(float).eps * diagonal.max(1)
         diagonal += np.where(damp > 0, damp, 1.0)[:, None]
         self._inverse = np.asarray(np.linalg.inv(h), np.float64)
-        self._total /= optimism(gram.covariance, self._inverse, gram.count)
+        self._total /= optimism(found, self._inverse, gram.count)
         self._blocks = blocks.copy()
         self._left = np.ones(h.shape[1], np.bool_)
 

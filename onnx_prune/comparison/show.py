@@ -55,7 +55,7 @@ class _Page(Page):
         a, b = self.found.sizes
         latency, accuracy = self.found.latency, self.found.accuracy
         ratios = self._width >= TINY
-        table = self._table("", "first", "second", *("", "")[: 1 + ratios])
+        table = self._table("", [(head, "right") for head in ("first", "second", *("", "")[: 1 + ratios])])
 
         def row(name: str, old: float, new: float, form: Callable[[float], str]) -> None:
             ratio = [times(old, new)] if ratios else []
@@ -94,13 +94,6 @@ class _Page(Page):
                 ),
             ],
         )
-
-    def _table(self, *titles: str) -> Table:
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-        table.add_column(titles[0], no_wrap=True)
-        for title in titles[1:]:
-            table.add_column(title, justify="right", no_wrap=True)
-        return table
 
 
 def _small(value: float) -> str:

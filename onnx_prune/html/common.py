@@ -41,6 +41,16 @@ def titled(source: str | None, output: str | None) -> str:
     return " → ".join(names)
 
 
+def made_by(versions: Mapping[str, str]) -> str:
+    """The program and its version.
+
+    Example:
+        >>> made_by({"onnx-prune": "0.1.0"}), made_by({})
+        ('onnx-prune 0.1.0', 'onnx-prune')
+    """
+    return f"onnx-prune {versions.get('onnx-prune', '')}".strip()
+
+
 def origin_section(origin: Origin, versions: Mapping[str, str], seconds: Mapping[str, float]) -> Section:
     """How to do it again: the command, what it read and wrote, and with which versions."""
     used = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from onnx_prune.curves.measure import RANDOM
 from onnx_prune.curves.sensitivity import Curve, Point, Sensitivity
 from onnx_prune.html import chart
-from onnx_prune.html.common import Origin, numbered, origin_section, titled
+from onnx_prune.html.common import Origin, made_by, numbered, origin_section, titled
 from onnx_prune.html.page import Cell, Chart, Column, Note, Number, Page, Section, Table
 from onnx_prune.words import share, some
 
@@ -42,7 +42,7 @@ def page(found: Sensitivity, versions: Mapping[str, str], origin: Origin) -> Pag
         figures=(),
         verdicts=(Note("warn" if little else "plain", "Measured", f"{where}{little}."),),
         sections=sections,
-        made_by=f"onnx-prune {versions.get('onnx-prune', '')}".strip(),
+        made_by=made_by(versions),
     )
 
 

@@ -11,6 +11,7 @@ from onnx_prune.html.common import (
     LEGEND,
     Origin,
     drift_note,
+    made_by,
     notes,
     numbered,
     origin_section,
@@ -63,7 +64,7 @@ class _Structured:
             figures=tuple(self._figures()),
             verdicts=tuple(self._verdicts()),
             sections=tuple(self._sections()),
-            made_by=f"onnx-prune {report.versions.get('onnx-prune', '')}".strip(),
+            made_by=made_by(report.versions),
         )
 
     @property

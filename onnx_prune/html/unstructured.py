@@ -9,6 +9,7 @@ from onnx_prune.html import chart
 from onnx_prune.html.common import (
     Origin,
     drift_note,
+    made_by,
     notes,
     numbered,
     origin_section,
@@ -62,7 +63,7 @@ class _Unstructured:
             figures=tuple(self._figures()),
             verdicts=tuple(self._verdicts()),
             sections=tuple(self._sections()),
-            made_by=f"onnx-prune {report.versions.get('onnx-prune', '')}".strip(),
+            made_by=made_by(report.versions),
         )
 
     def _figures(self) -> Iterator[Figure]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def write_channels(
     before, after = _models(report.source, report.output)
     layers = {layer.key: layer.weights for layer in report.layers}
     found = {} if before is None else spreads(layers, before, after)
-    origin = Origin(command, tuple(_hashes(report.source, report.output, before, after, also)))
+    origin = _origin(command, report.source, report.output, before, after, also)
     _write(path, structured.page(report, found, origin))
 
 
@@ -50,7 +50,7 @@ def write_weights(
     """Write the page of a run that zeroed single weights; see `write_channels`."""
     before, after = _models(report.source, report.output)
     found = {} if before is None else spreads({row.name: [row.name] for row in report.layers}, before, after)
-    origin = Origin(command, tuple(_hashes(report.source, report.output, before, after, also)))
+    origin = _origin(command, report.source, report.output, before, after, also)
     _write(path, unstructured.page(report, found, origin))
 
 
@@ -63,7 +63,7 @@ def write_curves(
 ) -> None:
     """Write the page of measured curves; see `write_channels`."""
     before, _ = _models(found.source, None)
-    origin = Origin(command, tuple(_hashes(found.source, None, before, None, also)))
+    origin = _origin(command, found.source, None, before, None, also)
     versions = {name: version(name) for name in ("onnx-prune", "onnx", "onnxruntime", "numpy")}
     _write(path, curves.page(found, versions, origin))
 
@@ -73,21 +73,22 @@ def _models(source: str | None, output: str | None) -> tuple[Graph | None, Graph
     return before, after
 
 
-def _hashes(
+def _origin(
+    command: str,
     source: str | None,
     output: str | None,
     before: Graph | None,
     after: Graph | None,
     also: Mapping[str, str | Path] | None,
-) -> Iterator[tuple[str, str]]:
-    """The sha256 of every file, those with external data among them."""
+) -> Origin:
+    """The command with the sha256 of every file, those with external data among them."""
+    hashes: list[tuple[str, str]] = []
     for path, graph in ((source, before), (output, after)):
         if path is not None and graph is not None:
-            yield path, sha256(path)
-            for place in _external(graph):
-                yield str(Path(path).parent / place), sha256(Path(path).parent / place)
-    for what, other in (also or {}).items():
-        yield f"{other} ({what})", sha256(other)
+            beside = [str(Path(path).parent / place) for place in _external(graph)]
+            hashes += [(file, sha256(file)) for file in (path, *beside)]
+    hashes += [(f"{other} ({what})", sha256(other)) for what, other in (also or {}).items()]
+    return Origin(command, tuple(hashes))
 
 
 def _external(graph: Graph) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any, Literal
@@ -24,7 +24,8 @@ _FALLBACK = {"→": "->", "·": "-", "…": "...", "✓": "+", "✗": "!", "×":
 _NAME = 8  # cells for a name, at least
 TINY = 50  # cells; what is narrower has no room for ratios
 
-Column = tuple[str, Literal["left", "right"], list[Text]]
+Justify = Literal["left", "right"]
+Column = tuple[str, Justify, list[Text]]
 
 
 def console() -> Console:
@@ -142,13 +143,18 @@ class Page(ABC):
         room = max(room, _NAME)
         short = [Text(self._short(name, room)) for name in names]
         title = "\n".join(wrap(title, max(room, *map(cell_len, map(str, short)))))
-        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
-        table.add_column(title, no_wrap=True)
-        for head, justify, _ in columns:
-            table.add_column(head, justify=justify, no_wrap=True)
+        table = self._table(title, [(head, justify) for head, justify, _ in columns])
         for row in zip(short, *(cells for *_, cells in columns), strict=True):
             table.add_row(*row)
         return self._indented(table)
+
+    def _table(self, title: str, heads: Iterable[tuple[str, Justify]]) -> Table:
+        """A table without rows: names below `title`, and columns of figures beside them."""
+        table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False, header_style="dim")
+        table.add_column(title, no_wrap=True)
+        for head, justify in heads:
+            table.add_column(head, justify=justify, no_wrap=True)
+        return table
 
     def _room(self, columns: Sequence[Column]) -> int:
         """What columns leave for a name, with two cells between any two and before the first."""
