@@ -101,6 +101,7 @@ class _Run:
         pattern = granularity.parse(asked.pattern)
         with self.stage("loading"):
             graph, sha256 = load(self.source)
+            self.notes += graph.notes
         with self.stage("looking for weights"):
             coupling = couple(graph, loose=False)
             weights = find(coupling)

@@ -42,12 +42,14 @@ class Ticket:
         mask: which stay.
         kept: how many stay.
         size: of how many.
+        notes: other things worth knowing, one sentence each.
     """
 
     model: onnx.ModelProto
     mask: MaskFile
     kept: int
     size: int
+    notes: tuple[str, ...] = ()
 
 
 def ticket(
@@ -98,7 +100,7 @@ def ticket(
     if save_mask is not None:
         maskfile.write(mask, save_mask)
     kept, size = _counts(mask.bits)
-    return Ticket(draft.whole(), mask, kept, size)
+    return Ticket(draft.whole(), mask, kept, size, before.notes)
 
 
 def _counts(bits: Mapping[str, Bits]) -> tuple[int, int]:
