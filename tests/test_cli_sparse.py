@@ -102,6 +102,15 @@ def test_dead_channels_are_removed() -> None:
             "--ratio has no use with --apply-mask, which says what goes" + HINT,
         ),
         (
+            "--unstructured --ratio 0.9 --rounds 3",
+            "--rounds is of use for single weights only with training in between; leave it out, or let "
+            "'onnx-prune schedule' write a mask for each round" + HINT,
+        ),
+        (
+            "--apply-mask in.onnx --rounds 3",
+            "--rounds has no use with --apply-mask, which says what goes" + HINT,
+        ),
+        (
             "--unstructured --dry-run --save-mask m.npz",
             "--save-mask has no use with --dry-run, which writes nothing" + HINT,
         ),
