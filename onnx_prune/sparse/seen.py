@@ -62,10 +62,12 @@ class Look:
                 yield old, np.where(bits[name].keep(), old if fresh is None else fresh, zero)
 
         kind = Counter(tensor.data_type for tensor in self._protos.values()).most_common(1)[0][0]
+        unknown = (None, None)
+        gz, zstd = storage.compressed(new for _, new in pairs()) if self._small else unknown
+        gz_before, zstd_before = storage.compressed(old for old, _ in pairs()) if self._small else unknown
         sizes = storage.Storage(
             self._dense,
-            storage.gz_bytes(new for _, new in pairs()) if self._small else None,
-            storage.gz_bytes(old for old, _ in pairs()) if self._small else None,
+            *(gz, gz_before, zstd, zstd_before),
             sum(storage.sparse_bytes(tensor, counts[name].zeros) for name, tensor in self._protos.items()),
             storage.break_even(kind),
         )
