@@ -105,6 +105,7 @@ LAYERS = [
         "sparse.storage",
         "sparse.weights",
         "sparse.parts",
+        "sparse.packing",
         "calibration.measure",
         "calibration.gain",
     },

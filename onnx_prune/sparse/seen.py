@@ -15,7 +15,7 @@ from onnx_prune.model import tensors
 from onnx_prune.sparse import storage
 from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.histogram import Histogram, histogram
-from onnx_prune.sparse.stored import Stored
+from onnx_prune.sparse.stored import Unpacked
 from onnx_prune.sparse.zeroing import Count, Values
 
 Array = NDArray[Any]
@@ -40,12 +40,15 @@ class Look:
     """
 
     def __init__(self, coupling: Coupling, names: Collection[str]) -> None:
-        stored = Stored(coupling)
+        stored = Unpacked(coupling)
         self._protos = {name: stored.proto(name) for name in names}
         self._dense = sum(map(tensors.nbytes, self._protos.values()))
         self._small = self._dense <= storage.GZ_BELOW
         kept = names if self._small else ()
         self._before = {name: (_held(stored, name), stored.zero(name)) for name in kept}
+        self._packed = {
+            name: (found, coupling.graph.array(name)) for name in kept if (found := stored.packing(name))
+        }
 
     def at(self, bits: Mapping[str, Bits], counts: Mapping[str, Count], values: Values | None) -> Seen:
         """What there is to see.
@@ -59,7 +62,9 @@ class Look:
         def pairs() -> Iterator[tuple[Array, Array]]:
             for name, (old, zero) in self._before.items():
                 fresh = None if values is None else values(name)
-                yield old, np.where(bits[name].keep(), old if fresh is None else fresh, zero)
+                new = np.where(bits[name].keep(), old if fresh is None else fresh, zero)
+                packing, held = self._packed.get(name, (None, old))
+                yield held, new if packing is None else packing.stored(new, held)
 
         kind = Counter(tensor.data_type for tensor in self._protos.values()).most_common(1)[0][0]
         unknown = (None, None)
@@ -74,7 +79,7 @@ class Look:
         return Seen(histogram(pair for pair in pairs() if pair[0].dtype.kind == "f"), sizes)
 
 
-def _held(stored: Stored, name: str) -> Array:
+def _held(stored: Unpacked, name: str) -> Array:
     """The values in memory: mapped files, of which each keeps one open, would be too many."""
     array = stored.array(name)
     return np.array(array) if tensors.is_external(stored.proto(name)) else array

@@ -24,7 +24,7 @@ from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.maskfile import MaskFile
 from onnx_prune.sparse.sparsify import sparsify
 from onnx_prune.sparse.sparsity import Sparsity
-from onnx_prune.sparse.stored import Stored, require_fit
+from onnx_prune.sparse.stored import Unpacked, require_fit
 from onnx_prune.sparse.zeroing import zero_out
 from onnx_prune.stages import load, save
 from onnx_prune.words import plain
@@ -88,7 +88,7 @@ def ticket(
         )
     coupling = couple(before, loose=False)
     require_fit(coupling, mask.bits, "the mask")
-    stored = Stored(coupling)
+    stored = Unpacked(coupling)
 
     def values(name: str) -> Array | None:
         return None if reinit is None else permuted(stored.array(name), name, reinit)

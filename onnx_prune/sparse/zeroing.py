@@ -18,8 +18,9 @@ from onnx_prune.model import pieces, tensors
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.pieces import Pieces, Runs
 from onnx_prune.sparse.bits import Bits, Mask
+from onnx_prune.sparse.packing import Packing
 from onnx_prune.sparse.spool import Masks
-from onnx_prune.sparse.stored import Stored
+from onnx_prune.sparse.stored import Unpacked
 
 Array = NDArray[Any]
 Bool = NDArray[np.bool_]
@@ -70,7 +71,7 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
     Raises:
         ProofFailed: now, or as a tensor is made: it is not what it should be, which is a bug of ours.
     """
-    stored = Stored(coupling)
+    stored = Unpacked(coupling)
     counts: dict[str, Count] = {}
     bits = Masks(masks)
     memory: dict[int, deque[NDArray[np.uint8]]] = {}
@@ -98,11 +99,23 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
         def apply(array: Array) -> Array:
             return Pieces(mask.shape, array.dtype, lambda: in_pieces(array))()
 
-        return Edit(apply, mask.shape, in_pieces)
+        packing = stored.packing(name)
+        if packing is None:
+            return Edit(apply, mask.shape, in_pieces)
+        return Edit(lambda array: _packed(name, packing, apply, array), coupling.graph.dims(name))
 
     zeroed = Zeroed(start(coupling.graph, change), bits, counts)
     require_untouched(coupling, zeroed.draft, masks)
     return zeroed
+
+
+def _packed(name: str, packing: Packing, apply: Callable[[Array], Array], before: Array) -> Array:
+    """The bytes of a tensor whose values share them, after what `apply` does to these."""
+    values = apply(packing.values(before))
+    after = packing.stored(values, before)
+    if not np.array_equal(packing.values(after), values):
+        raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
+    return after
 
 
 @dataclass(frozen=True, slots=True)
