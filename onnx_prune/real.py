@@ -88,7 +88,13 @@ def unpack(array: Array, bits: int) -> Array:
 
     >>> unpack(np.array([0x21, 0x43], np.uint8), 4)
     array([1, 2, 3, 4], dtype=uint8)
+    >>> unpack(np.array([0b10_001_000, 0b1], np.uint8), 3)
+    array([0, 1, 6, 0, 0], dtype=uint8)
     """
+    if 8 % bits == 0:  # in a fifth of the memory
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        low = np.uint8((1 << bits) - 1)
+        return np.asarray((array[..., None] >> shifts) & low).reshape(*array.shape[:-1], -1)
     plain = np.unpackbits(array, axis=-1, bitorder="little")
     length = plain.shape[-1] // bits * bits
     grouped = plain[..., :length].reshape(*array.shape[:-1], -1, bits)
@@ -96,10 +102,11 @@ def unpack(array: Array, bits: int) -> Array:
 
 
 def pack(values: Array, bits: int) -> Array:
-    """What `unpack` was given, where whole bytes are filled.
+    """What `unpack` was given, where values fill whole bytes: of 1, 2, 4 or 8 bits.
 
     >>> pack(np.array([1, 2, 3, 4], np.uint8), 4).tolist() == [0x21, 0x43]
     True
     """
-    grouped = np.unpackbits(values[..., None], axis=-1, bitorder="little")[..., :bits]
-    return np.packbits(grouped.reshape(*values.shape[:-1], -1), axis=-1, bitorder="little")
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    grouped = values.reshape(*values.shape[:-1], -1, len(shifts)) << shifts
+    return np.asarray(np.bitwise_or.reduce(grouped, axis=-1))
