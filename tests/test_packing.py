@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from onnx_prune.errors import InputError
+from onnx_prune.model import files
 from onnx_prune.runtime import Session
 from onnx_prune.sparse.report import LeftAlone
 from onnx_prune.sparse.sparsify import sparsify
@@ -149,6 +150,18 @@ def test_files_masks_and_tickets(tmp_path: Path) -> None:
     new, points, _, _ = by_hand(made.model, 40, 4)
     assert (made.kept, made.size) == (120, 240)
     assert np.array_equal(new[~made.mask.bits["w"].keep()], points[~made.mask.bits["w"].keep()])
+
+
+def test_external_data_are_alike(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    files.save(packed(1024), source, external="always")
+    outside = sparsify(source, out, Sparsity(ratio=0.5))
+    inside = sparsify(packed(1024), asked=Sparsity(ratio=0.5))
+    assert (tmp_path / "out.onnx.data").exists()
+    assert inside.model is not None
+    assert np.array_equal(initializers(onnx.load(out))["w"], initializers(inside.model)["w"])
+    assert outside.report.storage == inside.report.storage
+    assert outside.report.storage.dense == ROWS * 512
 
 
 def ordered() -> onnx.ModelProto:

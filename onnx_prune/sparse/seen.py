@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_prune.coupling import Coupling
@@ -45,10 +46,12 @@ class Look:
         self._dense = sum(map(tensors.nbytes, self._protos.values()))
         self._small = self._dense <= storage.GZ_BELOW
         kept = names if self._small else ()
-        self._before = {name: (_held(stored, name), stored.zero(name)) for name in kept}
-        self._packed = {
-            name: (found, coupling.graph.array(name)) for name in kept if (found := stored.packing(name))
-        }
+        self._before, self._packed = {}, {}
+        for name in kept:
+            proto = self._protos[name]
+            self._before[name] = _held(proto, stored.array(name)), stored.zero(name)
+            if (packing := stored.packing(name)) is not None:
+                self._packed[name] = packing, _held(proto, coupling.graph.array(name))
 
     def at(self, bits: Mapping[str, Bits], counts: Mapping[str, Count], values: Values | None) -> Seen:
         """What there is to see.
@@ -79,7 +82,6 @@ class Look:
         return Seen(histogram(pair for pair in pairs() if pair[0].dtype.kind == "f"), sizes)
 
 
-def _held(stored: Unpacked, name: str) -> Array:
+def _held(proto: onnx.TensorProto, array: Array) -> Array:
     """The values in memory: mapped files, of which each keeps one open, would be too many."""
-    array = stored.array(name)
-    return np.array(array) if tensors.is_external(stored.proto(name)) else array
+    return np.array(array) if tensors.is_external(proto) else array
