@@ -19,7 +19,7 @@ from onnx_prune import plugins
 from onnx_prune.axes.axis import owner
 from onnx_prune.coupling import Coupling, Group, Member
 from onnx_prune.errors import InputError
-from onnx_prune.model import pieces
+from onnx_prune.model import pieces, threads
 from onnx_prune.real import real
 from onnx_prune.words import plain
 
@@ -190,7 +190,7 @@ def channel_norms(weight: NDArray[Any], dim: int, power: int) -> Scores:
 
     total = np.zeros(n)
     boxes = _boxes(blocks.shape, pieces.length(weight.size))
-    for (_, channels), found in zip(boxes, pieces.in_order(sums, boxes), strict=True):
+    for (_, channels), found in zip(boxes, threads.in_order(sums, boxes), strict=True):
         total[channels] += found
     return total
 

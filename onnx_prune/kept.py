@@ -24,7 +24,7 @@ from onnx_prune.axes.axis import (
     size,
 )
 from onnx_prune.coupling import Coupling
-from onnx_prune.model import pieces
+from onnx_prune.model import pieces, threads
 
 Array = NDArray[Any]
 Plan = Mapping[Atom, Mask]
@@ -174,7 +174,7 @@ def in_pieces(found: list[Places | None]) -> Callable[[Array], Iterator[Array]]:
             # half of the time that a large model takes: a copy of all that stays
             return block.take(at, axis=last, out=buffers.take(shape), mode="clip")
 
-        for made in pieces.in_order(part, range(0, len(array), step)):
+        for made in threads.in_order(part, range(0, len(array), step)):
             yield made
             buffers.give(made)
 

@@ -93,6 +93,38 @@ def coarse(model: onnx.ModelProto, step: float) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.parametrize("size", [0, 7, 8, 1000])
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 1])
+def test_the_few_scores_that_are_wanted(size: int, share: float) -> None:
+    rng = np.random.default_rng(0)
+    scores, which = rng.random(size), rng.random(size) < share
+    assert np.array_equal(edges._few(scores, which), scores[which])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [0, 2, 1], [0, 0, 1, 2]])
+def test_tensors_are_made_in_any_order_and_again(order: list[int], tmp_path: Path) -> None:
+    model = build(
+        ["a = MatMul(x, v)", "b = MatMul(a, w)", "y = MatMul(b, z)"],
+        {"v": noise(50, 50), "w": noise(50, 50), "z": noise(50, 50)},
+        {"x": (1, 50)},
+        {"y": (1, 50)},
+    )
+    files.save(model, tmp_path / "m.onnx", external="always")
+    coupling = couple(Graph(files.load(tmp_path / "m.onnx"), tmp_path), loose=False)
+    masks = {name: Bits.of(np.random.default_rng(j).random((50, 50)) < 0.5) for j, name in enumerate("vwz")}
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        content = zeroing.zero_out(coupling, masks).draft.content
+        names = list(content)
+        for j in order:
+            name = names[j]
+            assert np.array_equal(content[name](), coupling.graph.array(name) * masks[name].keep())
+        stopped = content[names[0]].make()  # type: ignore[attr-defined]
+        next(stopped)
+        stopped.close()
+        assert np.array_equal(content[names[1]](), coupling.graph.array(names[1]) * masks[names[1]].keep())
+
+
 @pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize("ratio", [0.05, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("step", [1e-6, 0.05])

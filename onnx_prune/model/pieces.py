@@ -1,8 +1,4 @@
-"""Large arrays worked on a piece at a time, by as many threads as there are processors.
-
-numpy lets other threads run while it computes.  Which thread does a piece changes nothing in it, and pieces
-come in order; so many are made ahead as keep the threads busy, and memory holds no more than these.
-"""
+"""Large arrays worked on a piece at a time, by as many threads as there are processors."""
 
 from __future__ import annotations
 
@@ -11,22 +7,19 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from math import prod as product
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from onnx_prune.model.threads import FEW, in_order, workers
+
 Array = NDArray[Any]
-P = TypeVar("P")
 T = TypeVar("T")
 PIECE = 1 << 19  # elements; a multiple of eight, so that packed bits can be cut there
-_FEW = 4  # pieces that are not worth starting threads for
-_MOST_THREADS = 8
 _LEAST = 1 << 16  # elements of a piece
 _SHORT = 512  # elements
 _LOCAL = threading.local()
@@ -72,30 +65,22 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
         >>> list(each(600_000, lambda part: part.stop - part.start))
         [524288, 75712]
     """
-    return in_order(work, [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)])
+    return in_order(work, _parts(size))
 
 
-def in_order(work: Callable[[P], T], parts: Sequence[P]) -> Iterator[T]:
-    """As `map`, by threads if there are more than a few parts; `work` must not call this function.
+def _parts(size: int) -> list[slice]:
+    return [slice(first, min(first + PIECE, size)) for first in range(0, size, PIECE)]
+
+
+def every(size: int, work: Callable[[slice], T]) -> list[T]:
+    """All that `each` gives.
 
     Example:
-        >>> list(in_order(abs, [-1, 2, -3, 4, -5]))
-        [1, 2, 3, 4, 5]
+        >>> every(600_000, lambda part: part.stop - part.start)
+        [524288, 75712]
     """
-    if len(parts) <= _FEW or _threads() == 1:
-        yield from map(work, parts)
-        return
-    waiting: deque[Future[T]] = deque()
-    try:
-        for part in parts:
-            waiting.append(_pool().submit(work, part))
-            if len(waiting) > _threads() + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    parts = _parts(size)
+    return list(map(work, parts) if workers() == 1 else in_order(work, parts))
 
 
 def length(size: int) -> int:
@@ -104,7 +89,7 @@ def length(size: int) -> int:
     >>> length(1 << 20), length(1 << 22) == PIECE * 2, length(1000 * PIECE) // PIECE
     (262144, True, 2)
     """
-    return max(_LEAST, min(size // _FEW, 2 * PIECE))
+    return max(_LEAST, min(size // FEW, 2 * PIECE))
 
 
 class Buffers:
@@ -133,19 +118,6 @@ class Buffers:
     def give(self, array: Array) -> None:
         """Let the memory of an array that was taken be used again."""
         self._free.append(array.base)
-
-
-@cache
-def _threads() -> int:
-    """Processors that this process may use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(count, _MOST_THREADS)
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    """Threads that stay, and their scratch memory with them."""
-    return ThreadPoolExecutor(_threads())
 
 
 def scratch(use: str, count: int, kind: DTypeLike) -> Array:
@@ -183,7 +155,8 @@ class Runs:
     """
 
     def __init__(self, array: Array) -> None:
-        self.shape, self.size, self._flat = array.shape, array.size, array.reshape(-1)
+        self.shape, self.size, self.dtype = array.shape, array.size, array.dtype
+        self._flat = array.reshape(-1)
         mapped: Any = array
         while isinstance(mapped, np.ndarray) and not isinstance(mapped, np.memmap):
             mapped = mapped.base
@@ -197,18 +170,27 @@ class Runs:
         """The elements of a slice without a step."""
         if self._file < 0:
             return self._flat[part]
-        out = scratch("run", part.stop - part.start, self._flat.dtype)
-        left, at = memoryview(out.view(np.uint8).data), self._first + part.start * out.itemsize
+        out = scratch("run", part.stop - part.start, self.dtype)
+        self._read(part.start, out)
+        return out
+
+    def sample(self, count: int) -> Array:
+        """About so many elements from all over it, in short runs."""
+        number, length = max(1, count // _SHORT), min(_SHORT, count, self.size)
+        firsts = np.linspace(0, self.size - length, number).astype(np.int64).tolist()
+        found = np.empty((number, length), self.dtype)
+        for first, out in zip(firsts, found, strict=True):
+            if self._file < 0:
+                out[:] = self._flat[first : first + length]
+            else:
+                self._read(first, out)
+        return found.reshape(-1)
+
+    def _read(self, first: int, out: Array) -> None:
+        """Fill an array with what begins at an element of the file."""
+        left, at = memoryview(out.view(np.uint8).data), self._first + first * out.itemsize
         while left:
             count = os.preadv(self._file, [left], at)
             if not count:
                 raise OSError(errno.EIO, "the file has become shorter")
             left, at = left[count:], at + count
-        return out
-
-    def sample(self, count: int) -> Array:
-        """About so many elements from all over it, in short runs."""
-        number = max(1, count // _SHORT)
-        firsts = np.linspace(0, max(0, self.size - _SHORT), number).astype(np.int64).tolist()
-        parts = (slice(first, min(first + min(_SHORT, count), self.size)) for first in firsts)
-        return np.concatenate([np.array(self[part]) for part in parts])

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_prune.model.pieces import Runs
+
 
 class Mask(Protocol):
     """What says which weights of a tensor stay, whether it is stored or found as they are read."""
@@ -21,8 +23,8 @@ class Mask(Protocol):
     def removes(self) -> int | None:
         """How many weights go, where that is known beforehand."""
 
-    def prepare(self) -> None:
-        """Find out what `part` needs, which several threads may call."""
+    def prepare(self, values: Runs) -> None:
+        """Find out from the stored values what `part` needs, which several threads may call."""
 
     def part(self, part: slice, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Which weights of a run stay.
@@ -60,7 +62,7 @@ class Bits:
         """The mask as an array of booleans."""
         return np.unpackbits(self.packed, count=product(self.shape)).view(np.bool_).reshape(self.shape)
 
-    def prepare(self) -> None:
+    def prepare(self, values: Runs) -> None:
         """See `Mask.prepare`."""
 
     def part(self, part: slice, values: NDArray[Any]) -> NDArray[np.bool_]:
@@ -76,8 +78,20 @@ class Bits:
     @property
     def kept(self) -> int:
         """How many weights stay."""
-        return int(np.bitwise_count(self.packed).sum())
+        return ones(self.packed)
 
     def within(self, other: Bits) -> bool:
         """Whether all that stays here stays there, too."""
         return self.shape == other.shape and not (self.packed & ~other.packed).any()
+
+
+def ones(packed: NDArray[np.uint8]) -> int:
+    """How many of some packed bits are set.
+
+    Example:
+        >>> ones(np.full(9, 3, np.uint8))
+        18
+    """
+    words = packed.size // 8 * 8  # eight bytes at a time
+    counts = (np.bitwise_count(part) for part in (packed[:words].view(np.uint64), packed[words:]))
+    return sum(int(count.sum(dtype=np.int64)) for count in counts)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from onnx_prune.model.pieces import Runs
 
 Array = NDArray[Any]
 Bool = NDArray[np.bool_]
+T = TypeVar("T")
 _SAMPLE = 1 << 16
 _COLLECT = 1 << 19  # scores that are simply sorted
 _MOST_INSIDE = 1 << 23  # scores around the border that are held
@@ -36,9 +36,9 @@ class Measured:
         [2, 3]
     """
 
-    def __init__(self, values: Array, measure: Callable[[Array], Array]) -> None:
+    def __init__(self, values: Array | Runs, measure: Callable[[Array], Array]) -> None:
         self.shape, self.size, self.measure = values.shape, values.size, measure
-        self._runs = Runs(values)
+        self._runs = values if isinstance(values, Runs) else Runs(values)
 
     def __getitem__(self, part: slice) -> Array:
         """Some of the scores, in row-major order, in memory that those asked for next may take."""
@@ -142,16 +142,18 @@ def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
 
     Floyd and Rivest 1975, "Expected time bounds for selection".
     """
-    share = min(max(total >> 10, _SAMPLE), 4 * _SAMPLE) / total
+    share = min(max(total >> 7, _SAMPLE), 4 * _SAMPLE) / total
     sources = (a if isinstance(a, Measured) else Runs(a) for a in passes())
-    sample = np.sort(np.concatenate([a.sample(int(share * a.size) + 1) for a in sources]))
-    for slack in (2, 32):
-        reach = slack * int(sample.size**0.5)
-        at = int(count / total * sample.size)
-        ends = [min(max(0, j), sample.size - 1) for j in (at - reach, at + reach)]
-        if slack > 2 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
+    sample = np.concatenate([a.sample(int(share * a.size) + 1) for a in sources])
+    ratio = count / total
+    spread = (sample.size * ratio * (1 - ratio)) ** 0.5  # of how many in the sample lie below the border
+    for deviations in (4, 64):  # the runs of a sample are not independent draws
+        reach = int(deviations * spread) + 8
+        ends = [min(max(0, int(ratio * sample.size) + j), sample.size - 1) for j in (-reach, reach)]
+        if deviations > 4 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
             break
-        border = _between(passes, count, *(float(sample[j]) for j in ends))
+        low, high = (float(np.partition(sample, j)[j]) for j in ends)
+        border = _between(passes, count, low, high)
         if border is not None:
             return border
     return None
@@ -163,7 +165,7 @@ def _between(passes: Passes, count: int, low: float, high: float) -> _Border | N
         return None
     tallies: list[list[_Tally]] = []
     for scores in passes():
-        tallies.append(list(_tallies(scores, low, high)))
+        tallies.append(_tallies(scores, low, high))
         del scores  # before the next ones are made
     every = [tally for tensor in tallies for tally in tensor]
     left = count - sum(tally.below for tally in every)
@@ -184,22 +186,34 @@ def _between(passes: Passes, count: int, low: float, high: float) -> _Border | N
     return _Border(float(score), among - (left - int(np.count_nonzero(inside < score))), equal)
 
 
-def _tallies(scores: Scores, low: float, high: float) -> Iterator[_Tally]:
-    flat = _flat(scores)
-
-    def look(part: slice) -> _Tally:
-        some = flat[part]
+def _tallies(scores: Scores, low: float, high: float) -> list[_Tally]:
+    def look(some: Array) -> _Tally:
         below, upto = (pieces.scratch(f"range {j}", some.size, np.bool_) for j in range(2))
         np.less(*_own(some, low), out=below)
         np.less_equal(*_own(some, high), out=upto)
         under = int(np.count_nonzero(below))
-        found = some[np.flatnonzero(np.not_equal(below, upto, out=upto))]
+        found = _few(some, np.not_equal(below, upto, out=upto))
         low_ones, high_ones = (int(np.count_nonzero(_compare(found, end)[1])) for end in (low, high))
         if low_ones or high_ones:
             found = found[(found > low) & (found < high)]
         return _Tally(under, low_ones, found, high_ones if low < high else 0)
 
-    return pieces.each(scores.size, look)
+    return _each(scores, look)
+
+
+def _each(scores: Scores, work: Callable[[Array], T]) -> list[T]:
+    """What `work` gives for each piece of a tensor's scores."""
+    flat = _flat(scores)
+    return pieces.every(scores.size, lambda part: work(flat[part]))
+
+
+def _few(scores: Array, which: Bool) -> Array:
+    """Scores of which few are wanted: where there are none is seen for eight at a time."""
+    whole = scores.size // 8 * 8
+    groups = which[:whole].reshape(-1, 8)
+    at = np.flatnonzero(groups.view(np.uint64) != 0)
+    found = scores[:whole].reshape(-1, 8).take(at, axis=0)[groups.take(at, axis=0)]
+    return np.concatenate([found, scores[whole:][which[whole:]]]) if whole < scores.size else found
 
 
 def _by_digits(passes: Passes, count: int) -> _Border:
@@ -225,10 +239,6 @@ def _by_digits(passes: Passes, count: int) -> _Border:
     score = float(np.array(key ^ top if key & top else ~key).view(np.float64))
     equal = [_equal(scores, score) for scores in passes()]
     return _Border(score, sum(map(sum, equal)) - left, equal)
-
-
-def _keys(scores: Scores, part: slice) -> NDArray[np.uint64]:
-    return keys(scores[part])
 
 
 def keys(scores: Array) -> NDArray[np.uint64]:
@@ -264,8 +274,7 @@ def _own(scores: Array, score: float) -> tuple[Array, Any]:
 
 def _equal(scores: Scores, score: float) -> list[int]:
     """For each piece of a tensor how many have a score."""
-    flat = _flat(scores)
-    return list(pieces.each(scores.size, lambda part: int(np.count_nonzero(_compare(flat[part], score)[1]))))
+    return _each(scores, lambda some: int(np.count_nonzero(_compare(some, score)[1])))
 
 
 def _place(scores: Scores, score: float, equal: list[int], number: int) -> int:
@@ -285,7 +294,6 @@ def _flat(scores: Scores) -> Scores:
 def _inside(passes: Passes, prefix: int, shift: int) -> Iterator[NDArray[np.uint64]]:
     """The keys that begin with `prefix`, `shift` bits being left."""
     for scores in passes():
-        flat = _flat(scores)
-        for found in pieces.each(scores.size, partial(_keys, flat)):
+        for found in _each(scores, keys):
             yield found if shift == 64 else found[found >> np.uint64(shift) == np.uint64(prefix)]
-        del scores, flat  # before the next ones are made
+        del scores  # before the next ones are made

@@ -9,7 +9,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from math import prod as product
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_prune.errors import InputError
 from onnx_prune.model import pieces
+from onnx_prune.model.pieces import Runs
 from onnx_prune.real import numbers
 from onnx_prune.sparse import granularity, saliency, select
 from onnx_prune.sparse.bits import Bits, Mask
@@ -78,7 +78,7 @@ def scorer(stored: Stored, asked: Sparsity, parent: Mapping[str, Bits]) -> Score
 class Ranked:
     """The mask that all but the lowest scores stay, which are made as the weights are read.
 
-    Where they end is found when it is first asked for, so that a tensor is read from the disk once.
+    Where they end is found shortly before, so that a tensor is read from the disk once.
 
     Args:
         shape: of the tensor.
@@ -91,21 +91,30 @@ class Ranked:
         self,
         shape: tuple[int, ...],
         measure: Callable[[Array], Array],
-        edge: Callable[[], Edge],
+        edge: Callable[[Runs], Edge],
         removes: int | None = None,
     ) -> None:
         self.shape, self.removes = shape, removes
-        self._measure, self._edge = measure, cache(edge)
+        self._measure, self._find, self._edge = measure, edge, Edge(-np.inf, 0)
 
-    def prepare(self) -> None:
+    def prepare(self, values: Runs) -> None:
         """See `Mask.prepare`."""
-        self._edge()
+        self._edge = self._find(values)
 
     def part(self, part: slice, values: Array) -> NDArray[np.bool_]:
         """See `Mask.part`."""
         gone = pieces.scratch("gone", values.size, np.bool_)
-        gone = self._edge().goes(self._measure(values), part.start, gone)
+        gone = self._edge.goes(self._measure(values), part.start, gone)
         return np.logical_not(gone, out=gone)
+
+
+def _ranked(weight: Weight, measure: Callable[[Array], Array], count: int) -> Ranked:
+    """The mask that so many weights of one tensor go."""
+
+    def find(values: Runs) -> Edge:
+        return edges(lambda: [Measured(values, measure)], count, weight.size)[0]
+
+    return Ranked(weight.shape, measure, find, count)
 
 
 def _magnitude(values: Array) -> Array:
@@ -153,8 +162,7 @@ def mask(weight: Weight, score: Score, pattern: Pattern, count: int, ratio: floa
     scores = score(weight)
     if pattern.kind == "unstructured":
         if isinstance(scores, Measured) and count:
-            found = lambda: edges(lambda: [score(weight)], count, weight.size)[0]  # noqa: E731
-            return Ranked(weight.shape, scores.measure, found, count)
+            return _ranked(weight, scores.measure, count)
         return Bits.of(~select.lowest(scores, count))
     assert not isinstance(scores, Measured)
     matrix = weight.layout.matrix(scores)
@@ -188,7 +196,7 @@ def _together(weights: Sequence[Weight], ratio: float, pattern: Pattern, score: 
     found: dict[str, Mask] = {}
     for weight, edge, scores in zip(weights, edges(passes, count, total), passes(), strict=True):
         if isinstance(scores, Measured):
-            found[weight.name] = Ranked(weight.shape, scores.measure, lambda edge=edge: edge)  # type: ignore[misc]
+            found[weight.name] = Ranked(weight.shape, scores.measure, lambda _, edge=edge: edge)  # type: ignore[misc]
             continue
         keep = ~edge.goes(scores.reshape(-1)).reshape(scores.shape)
         if blocks:

@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from onnx_prune.analyse import couple
 from onnx_prune.coupling import Coupling
 from onnx_prune.errors import NothingToPrune
-from onnx_prune.html import chart
 from onnx_prune.model import files
 from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.sign import sign
 from onnx_prune.sparse import granularity, maskfile, ranking, storage
 from onnx_prune.sparse.bits import Bits, Mask
-from onnx_prune.sparse.calibrated import calibrate
 from onnx_prune.sparse.drift import run_both
 from onnx_prune.sparse.granularity import Pattern
 from onnx_prune.sparse.maskfile import Manifest, MaskFile
@@ -134,6 +132,8 @@ class _Run:
         with self.stage("measuring the weights"):
             seen = look.at(mask.bits, zeroed.counts, values)
         if self.plot is not None and not self.dry_run:
+            from onnx_prune.html import chart
+
             drawn, kind = seen.histogram, "png" if Path(self.plot).suffix.lower() == ".png" else "svg"
             files.write_bytes(self.plot, chart.spread_file(drawn.before, drawn.after, drawn.reach, kind))
         return SparseResult(
@@ -161,6 +161,8 @@ class _Run:
         values: Values | None = None
         masks: Mapping[str, Mask]
         if asked.criterion in CALIBRATED and asked.scores is None:
+            from onnx_prune.sparse.calibrated import calibrate
+
             found = calibrate(coupling, taking, asked, pattern, before)
             masks, values = found.masks, found.values.get
             if found.by_magnitude:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +28,15 @@ class Spool:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  closed, and gone, with the spool
+        self._file: IO[bytes] = io.BytesIO()
         self._places: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
 
     def __setitem__(self, name: str, array: Array) -> None:
-        self._file.seek(0, 2)
-        self._places[name] = self._file.tell(), array.dtype, array.shape
+        end = self._file.seek(0, os.SEEK_END)
+        if isinstance(self._file, io.BytesIO) and end + array.nbytes > _IN_MEMORY:
+            before, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115  gone with the spool
+            self._file.write(before.getbuffer())
+        self._places[name] = end, array.dtype, array.shape
         self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def __getitem__(self, name: str) -> Array:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from onnx_prune.coupling import Coupling
 from onnx_prune.draft import Draft, Edit, start
 from onnx_prune.errors import ProofFailed
-from onnx_prune.model import pieces, tensors
+from onnx_prune.model import pieces, tensors, threads
 from onnx_prune.model.graph import Graph
-from onnx_prune.model.pieces import Pieces, Runs
-from onnx_prune.sparse.bits import Bits, Mask
+from onnx_prune.model.pieces import Buffers, Pieces, Runs
+from onnx_prune.sparse.bits import Bits, Mask, ones
 from onnx_prune.sparse.packing import Packing
 from onnx_prune.sparse.spool import Masks
 from onnx_prune.sparse.stored import Unpacked
@@ -74,20 +75,18 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
     stored = Unpacked(coupling)
     counts: dict[str, Count] = {}
     bits = Masks(masks)
-    memory: dict[int, deque[NDArray[np.uint8]]] = {}
+    order = [tensor.name for tensor in coupling.graph.model.graph.initializer if tensor.name in masks]
+    begun = _Begun(stored, masks, values, order)
 
     def change(name: str) -> Edit | None:
         mask = masks.get(name)
         if mask is None:
             return None
 
-        def in_pieces(array: Array) -> Iterator[Array]:
-            fresh = None if values is None else values(name)
+        def in_pieces(_: Array) -> Iterator[Array]:
             packed: list[NDArray[np.uint8]] = []
             found: list[Count] = []
-            ready = memory.setdefault(array.itemsize, deque())
-            zero, fresh = stored.zero(name), array if fresh is None else fresh
-            for made in _masked(name, mask, zero, array, fresh, ready):
+            for made in begun.pieces(name):
                 packed.append(made.packed)
                 found.append(made.count)
                 yield made.new
@@ -110,8 +109,8 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
 
 
 def _packed(name: str, packing: Packing, apply: Callable[[Array], Array], before: Array) -> Array:
-    """The bytes of a tensor whose values share them, after what `apply` does to these."""
-    values = apply(packing.values(before))
+    """The bytes of a tensor whose values share them; `apply` gives these, masked."""
+    values = apply(before)
     after = packing.stored(values, before)
     if not np.array_equal(packing.values(after), values):
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
@@ -122,39 +121,74 @@ def _packed(name: str, packing: Packing, apply: Callable[[Array], Array], before
 class _Made:
     """A run of a masked tensor in memory that may be used again, its mask and what was counted."""
 
-    memory: NDArray[np.uint8]
+    memory: Buffers
     new: Array
     packed: NDArray[np.uint8]
     count: Count
 
 
-def _masked(
-    name: str, mask: Mask, zero: Array, old: Array, fresh: Array, ready: deque[NDArray[np.uint8]]
-) -> Iterator[_Made]:
-    """A tensor with zeros where its mask removes, a piece at a time, in the memory that is ready."""
-    if not old.shape == fresh.shape == mask.shape or old.dtype != fresh.dtype:
-        raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-    values, wanted = Runs(old), fresh.reshape(-1)
-    points = np.broadcast_to(zero, old.shape).reshape(-1) if zero.ndim else None
-    blank = points is None and not zero.tobytes().strip(b"\0")
+class _Begun:
+    """Masked tensors, a piece at a time: the next ones are begun while a tensor is at work.
 
-    mask.prepare()
+    New values are not begun before they are asked for, since they are in memory whole.
+    """
 
-    def make(part: slice) -> _Made:
-        was = values[part]
-        now = was if fresh is old else wanted[part]
-        keep, point = mask.part(part, was), zero if points is None else points[part]
-        memory = ready.pop() if ready else np.empty(pieces.PIECE * old.itemsize, np.uint8)
-        new = memory[: now.nbytes].view(old.dtype)
-        if blank:  # twice as fast as choosing: all bits of a zero are 0
-            np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
+    def __init__(self, stored: Unpacked, masks: Mapping[str, Mask], values: Values | None, order: list[str]):
+        self._stored, self._masks, self._values = stored, masks, values
+        self._order = order if values is None else []
+        self._left: deque[str] = deque()
+        self._stream: Generator[Iterator[_Made], None, None] | None = None
+        self._memory: dict[np.dtype[Any], Buffers] = {}
+
+    def pieces(self, name: str) -> Iterator[_Made]:
+        """The pieces of one tensor; each is good until the next one is asked for."""
+        if self._order and name == self._order[0]:
+            self._left, self._stream = deque(self._order), threads.ahead(self._begin, self._order)
+        if self._stream is not None and self._left and name == self._left[0]:
+            self._left.popleft()
+            masked = next(self._stream)
         else:
-            new[:] = np.where(keep, now, point)
-        return _Made(memory, new, np.packbits(keep), inspect(name, keep, was, new, now, point))
+            masked = self._masked(name)
+        try:
+            for made in masked:
+                yield made
+                made.memory.give(made.new)
+        except BaseException:  # an error, or nobody asks for more
+            if self._stream is not None:
+                self._stream.close()
+            self._stream = None
+            raise
 
-    for made in pieces.each(old.size, make):
-        yield made
-        ready.append(made.memory)
+    def _begin(self, name: str) -> Iterator[_Made]:
+        made = self._masked(name)
+        first = list(islice(made, 1))  # by then several are on the way
+        return chain(first, made)
+
+    def _masked(self, name: str) -> Iterator[_Made]:
+        """A tensor with zeros where its mask removes."""
+        mask, zero = self._masks[name], self._stored.zero(name)
+        old, fresh = Runs(self._stored.array(name)), None if self._values is None else self._values(name)
+        fits = fresh is None or (fresh.shape, fresh.dtype) == (old.shape, old.dtype)
+        if not fits or old.shape != mask.shape:
+            raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
+        wanted = None if fresh is None else fresh.reshape(-1)
+        points = np.broadcast_to(zero, old.shape).reshape(-1) if zero.ndim else None
+        blank = points is None and not zero.tobytes().strip(b"\0")
+        memory = self._memory.setdefault(old.dtype, Buffers(old.dtype, pieces.PIECE))
+        mask.prepare(old)
+
+        def make(part: slice) -> _Made:
+            was = old[part]
+            now = was if wanted is None else wanted[part]
+            keep, point = mask.part(part, was), zero if points is None else points[part]
+            new = memory.take(now.shape)
+            if blank:  # twice as fast as choosing: all bits of a zero are 0
+                np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
+            else:
+                new[:] = np.where(keep, now, point)
+            return _Made(memory, new, np.packbits(keep), inspect(name, keep, was, new, now, point))
+
+        yield from pieces.each(old.size, make)
 
 
 def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: Array) -> Count:
@@ -171,20 +205,16 @@ def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: A
     Raises:
         ProofFailed: a weight that goes is not zero, or one that stays has other bytes.
     """
-    right = new.dtype == old.dtype and new.shape == old.shape == keep.shape
-    if right:
-        blank, empty, gone, wrong = (pieces.scratch(f"check {j}", keep.size, np.bool_) for j in range(4))
-        blank, empty, gone, wrong = (a.reshape(keep.shape) for a in (blank, empty, gone, wrong))
-        np.equal(new, zero, out=blank)
-        np.equal(old, zero, out=empty)
-        np.not_equal(_bits(new), _bits(fresh), out=wrong)
-        np.logical_not(keep, out=gone)
-        right = not np.logical_and(wrong, keep, out=wrong).any()
-        right = right and not np.greater(gone, blank, out=wrong).any()
-    if not right:
+    if not new.dtype == old.dtype or not new.shape == old.shape == keep.shape:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-    zeros, before, removed = (int(np.count_nonzero(a)) for a in (blank, empty, gone))
-    return Count(zeros, before, removed, int(np.count_nonzero(np.greater(gone, empty, out=wrong))))
+    flags = pieces.scratch("flags", keep.size, np.bool_).reshape(keep.shape)
+    kept = np.packbits(keep)  # what follows from packed bits takes next to no time
+    blank = np.packbits(np.equal(new, zero, out=flags))
+    empty = np.packbits(np.equal(old, zero, out=flags))
+    wrong = np.packbits(np.not_equal(_bits(new), _bits(fresh), out=flags))
+    if (wrong & kept).any() or ones(kept | blank) < keep.size:
+        raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
+    return Count(ones(blank), ones(empty), keep.size - ones(kept), keep.size - ones(kept | empty))
 
 
 def require_untouched(coupling: Coupling, draft: Draft, masks: Mapping[str, Mask]) -> int:

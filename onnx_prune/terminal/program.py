@@ -7,6 +7,7 @@ plain name will do.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,19 @@ from onnx_prune.terminal.command import PROGRAM, TERM, Command
 from onnx_prune.terminal.paths import beside
 from onnx_prune.words import closest, plain
 
+_GARBAGE = 50_000  # objects made before Python looks for cycles: imports make many, and no cycles
+
 
 class Program(Command):
     """The command that prunes, with the verbs beside it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a process of its own, which need not tidy up object by object before it ends."""
+        gc.set_threshold(_GARBAGE, *gc.get_threshold()[1:])
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            gc.freeze()
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
