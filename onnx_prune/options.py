@@ -100,7 +100,7 @@ _ALONE = {
     ),
     "scores": (("criterion",), "replaces the criterion"),
     "rounds": (
-        ("apply_plan", "save_plan", "scores", "sensitivity", "target", "unstructured", "apply_mask"),
+        ("apply_plan", "save_plan", "scores", "sensitivity", "target"),
         "ranks channels anew each time",
     ),
     "dead": (

@@ -125,6 +125,7 @@ class _Run:
         settings = self.settings
         with self._stage("loading"):
             graph, sha256 = stages.load(self.source)
+            self.notes += graph.notes
         with self._stage("coupling"):
             coupling = couple(graph)
         require_matches(coupling, settings.budget)

@@ -130,7 +130,10 @@ def prune_in_rounds(
         asked_ratio=settings.budget.ratio,
         before=first.report.before,
         layers=pair(first.report.layers, last.report.layers),
-        notes=(*last.report.notes, f"{len(done)} rounds; each is proved against the one before it"),
+        notes=(
+            *dict.fromkeys(note for one in done for note in one.report.notes),
+            f"{len(done)} rounds; each is proved against the one before it",
+        ),
     )
     if last.model is not None and not dry_run:
         report = _against(source, last.model, report, settings)

@@ -93,6 +93,6 @@ def size_of_draft(draft: Draft) -> int:
 def size_of(source: Source, graph: Graph) -> int:
     """Bytes of a model, its external data among them."""
     if isinstance(source, onnx.ModelProto):
-        return int(graph.model.ByteSize())
+        return int(source.ByteSize())
     external = {t.name: t for t in graph.model.graph.initializer if tensors.is_external(t)}
     return Path(source).stat().st_size + sum(tensors.nbytes(t) for t in external.values())

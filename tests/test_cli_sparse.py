@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnx_prune.cli import main
+from onnx_prune.sparse import storage
 from tests.models import small_cnn
 
 HINT = "; try 'onnx-prune --help'"
@@ -102,6 +105,15 @@ def test_dead_channels_are_removed() -> None:
             "--ratio has no use with --apply-mask, which says what goes" + HINT,
         ),
         (
+            "--unstructured --ratio 0.9 --rounds 3",
+            "--rounds is of use for single weights only with training in between; leave it out, or let "
+            "'onnx-prune schedule' write a mask for each round" + HINT,
+        ),
+        (
+            "--apply-mask in.onnx --rounds 3",
+            "--rounds has no use with --apply-mask, which says what goes" + HINT,
+        ),
+        (
             "--unstructured --dry-run --save-mask m.npz",
             "--save-mask has no use with --dry-run, which writes nothing" + HINT,
         ),
@@ -133,3 +145,28 @@ def test_messages(args: str, message: str) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"onnx-prune: error: {message}\n"
     assert not Path("o.onnx").exists()
+
+
+@pytest.mark.parametrize("known", ["compression.zstd", "backports.zstd", ""])
+def test_sizes_by_zstd_where_there_is_a_package(known: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> SimpleNamespace:
+        if name != known:
+            raise ImportError(name)
+        return SimpleNamespace(compress=lambda data: b"z" * 7)
+
+    monkeypatch.setattr(storage, "import_module", load)
+    plain, data = (
+        run(f"in.onnx o.onnx --unstructured --report r.html{more}").stdout for more in ("", " --json")
+    )
+    found = json.loads(data)["storage"]
+    assert (found["zstd"], found["zstd_before"]) == ((21, 21) if known else (None, None))
+    assert 0 < found["gz"] < found["gz_before"]
+    assert ("21 B by zstd (21 B before)" in " ".join(plain.split())) == bool(known)
+    assert ("These weights, by zstd" in Path("r.html").read_text()) == bool(known)
+
+
+def test_sizes_by_zstd() -> None:
+    if sys.version_info < (3, 14):
+        pytest.importorskip("backports.zstd", reason="onnx-prune[zstd] is not installed")
+    found = json.loads(run("in.onnx o.onnx --unstructured --ratio 0.9 --json").stdout)["storage"]
+    assert 0 < found["zstd"] < found["zstd_before"] <= found["dense"]

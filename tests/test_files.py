@@ -37,7 +37,7 @@ def everything() -> ModelProto:
     model.functions.add(name="f", domain="d", input=["i"], output=["i"]).node.append(constant)
     model.training_info.add().algorithm.initializer.append(weight("t"))
     model.graph.sparse_initializer.add(
-        values=weight("sp"), indices=helper.make_tensor("i", 7, [1], [3]), dims=[9]
+        values=weight("sp"), indices=helper.make_tensor("i", 7, [2048], range(2048)), dims=[4096]
     )
     return model
 

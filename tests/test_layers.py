@@ -62,7 +62,7 @@ LAYERS = [
         "sparse.spool",
     },
     {"terminal.config", "terminal.shared"},
-    {"rules", "model.flatten", "runtime", "options", "sparse.options", "model.files"},
+    {"rules", "model.flatten", "runtime", "options", "sparse.options", "model.files", "model.dense"},
     {"model.graph", "sparse.maskfile"},
     {
         "shape.assignments",
@@ -105,6 +105,7 @@ LAYERS = [
         "sparse.storage",
         "sparse.weights",
         "sparse.parts",
+        "sparse.packing",
         "calibration.measure",
         "calibration.gain",
     },

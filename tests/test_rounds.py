@@ -81,6 +81,10 @@ def test_masks_of_rounds_lie_within_each_other(criterion: str, tmp_path: Path) -
         assert after.manifest.parent_sha256 == before.sha256
     assert [mask.manifest.round for mask in masks] == [1, 2, 3]
     assert {mask.manifest.schedule for mask in masks} == {"cubic, 3 rounds"}
+    once = sparsify(small_cnn(), asked=asked).mask  # nothing was trained in between
+    assert {n: b.packed.tolist() for n, b in masks[-1].bits.items()} == {
+        n: b.packed.tolist() for n, b in once.bits.items()
+    }
     last = initializers(onnx.load(tmp_path / "round-3.onnx"))
     assert sum(int((last[name] == 0).sum()) for name in masks[0].bits) == found[-1].report.zeros
 

@@ -69,6 +69,8 @@ class Code:
         block: how many positions of that dim share a scale.
         bits: width of values packed into bytes along the last dim (MatMulNBits), else 0.  Bytes
             have no zero to fill in: masking acts on the scales.
+        row: how many values of a row count where they are packed and lie in the order of what they are
+            multiplied with, else 0; the last block may have room for more.
     """
 
     at: int
@@ -77,6 +79,7 @@ class Code:
     axis: int | tuple[int, ...] | None = None
     block: int = 1
     bits: int = 0
+    row: int = 0
 
 
 @dataclass(frozen=True, slots=True)

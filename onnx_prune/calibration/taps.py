@@ -81,9 +81,6 @@ def part(
         if tensor.name in needed:
             graph.initializer.append(tensor)
             stored.add(tensor.name)
-    for sparse in model.graph.sparse_initializer:
-        if sparse.values.name in needed:
-            graph.sparse_initializer.append(sparse)
     graph.input.extend(v for name, v in sources.items() if name in needed and name not in stored)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     return smaller

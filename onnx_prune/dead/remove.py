@@ -85,6 +85,7 @@ class _Run:
     def run(self) -> Result:
         with self.stage("loading"):
             graph, sha256 = load(self.source)
+            self.notes += graph.notes
         with self.stage("coupling"):
             coupling = couple(graph, loose=False)
         with self.stage("looking for dead channels"):

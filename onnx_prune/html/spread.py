@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
 
 from onnx_prune.html import chart
-from onnx_prune.model import tensors
 from onnx_prune.model.graph import Graph
 from onnx_prune.sparse.histogram import REACH, histogram
 
@@ -40,30 +38,19 @@ def spreads(layers: Mapping[str, Iterable[str]], before: Graph, after: Graph | N
         before: the original.
         after: what came out; None where nothing did.
     """
-    left = None if after is None else _readers(after)
     found = {}
     for key, weights in layers.items():
-        counts = histogram(_pairs(weights, before, left))
+        counts = histogram(_pairs(weights, before, after))
         if any(counts.before):
             found[key] = Spread(counts.reach, counts.before, None if after is None else counts.after)
     return found
 
 
-def _pairs(
-    weights: Iterable[str], before: Graph, left: Mapping[str, Callable[[], Array]] | None
-) -> Iterator[tuple[Array, Array]]:
+def _pairs(weights: Iterable[str], before: Graph, after: Graph | None) -> Iterator[tuple[Array, Array]]:
     for name in weights:
         old = before.array(name) if len(before.dims(name)) > 1 else None
         if old is not None and old.dtype.kind == "f":
-            yield old, left[name]() if left is not None and name in left else old[:0]
-
-
-def _readers(graph: Graph) -> dict[str, Callable[[], Array]]:
-    """How to read each weight; of one that is stored sparsely, what is not zero."""
-    found: dict[str, Callable[[], Array]] = {name: partial(graph.array, name) for name in graph.weights}
-    for sparse in graph.model.graph.sparse_initializer:
-        found[sparse.values.name] = partial(tensors.read, sparse.values, graph.folder)
-    return found
+            yield old, after.array(name) if after is not None and name in after.weights else old[:0]
 
 
 def overall(found: Iterable[Spread]) -> Spread | None:

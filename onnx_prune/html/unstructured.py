@@ -88,6 +88,13 @@ class _Unstructured:
                 size_of(storage.gz, "storage.gz"),
                 f"{human(storage.dense, 'B')} as they are stored",
             )
+        if storage.zstd is not None and storage.zstd_before is not None:
+            yield compared(
+                "These weights, by zstd",
+                size_of(storage.zstd_before, "storage.zstd_before"),
+                size_of(storage.zstd, "storage.zstd"),
+                f"{human(storage.dense, 'B')} as they are stored",
+            )
         if report.bytes is not None:
             yield Figure(
                 "File size", None, size_of(report.bytes, "bytes"), note="zeros are stored as numbers"

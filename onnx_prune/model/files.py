@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from onnx_prune.errors import InputError
-from onnx_prune.model import lazy, tensors, wire
+from onnx_prune.model import dense, lazy, tensors, wire
 from onnx_prune.model.atomic import Replacement, alone, replacing, terminable, unstoppable
-from onnx_prune.model.memory import require_fits
 from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.wellformed import check_calls, check_names, check_versions
 
@@ -58,8 +57,7 @@ def load(path: str | os.PathLike[str]) -> ModelProto:
             for tensor in tensors.tensors(graph):
                 tensors.check(tensor, file.parent)
             for sparse in tensors.sparse(graph):
-                name = sparse.values.name
-                require_fits({name: tuple(sparse.dims)}, {name: sparse.values.data_type})
+                dense.check(sparse, file.parent)
         check_names(model)
         check_calls(model)
     except InputError as error:

@@ -6,6 +6,7 @@ where they are called.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from math import prod as product
 from pathlib import Path
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from onnx_prune.errors import InputError
 from onnx_prune.model import tensors
+from onnx_prune.model.dense import written_out
 from onnx_prune.model.flatten import flatten
 from onnx_prune.model.nodes import Node, graph_at, within
+from onnx_prune.words import plain, some
 
 # Shape constants and index tables are no parameters; quantized weights are.  Nor are single numbers: most
 # are bounds and epsilons, of which every exporter stores others.
@@ -35,16 +38,20 @@ _ATTRIBUTE_VALUES = {"value_float": "f", "value_floats": "floats", "value_int": 
 class Graph:
     """A model with its nodes in order (`onnx_prune.model.flatten`), its weights by name and who uses what.
 
+    `notes` says, a sentence each, how `model` differs from what was given.
+
     Args:
         model: the record, with external data left outside.
         folder: where external data are looked for.
 
     Raises:
-        InputError: a local function calls itself.
+        InputError: a local function calls itself, or a sparse tensor has places that it can't have.
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
-        self.model = model = _inlined(model)
+        self.model, sparse = written_out(_inlined(model), folder)
+        self.notes = _notes(sparse)
+        model = self.model
         self.folder = folder
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
         self.nodes, self.bodies = flatten(model.graph)
@@ -176,8 +183,16 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return whole
 
 
+def _notes(sparse: Sequence[str]) -> tuple[str, ...]:
+    """What is worth knowing of tensors that were stored sparsely."""
+    if not sparse:
+        return ()
+    such = f"{some(len(sparse), 'sparse tensor')} read as dense, such as {plain(sparse[0])}"
+    return (f"{such}; written so, too, without --sparse-initializers",)
+
+
 def _constant(proto: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor that a Constant node holds, None for strings and sparse tensors."""
+    """The tensor that a Constant node holds, None for strings."""
     for attribute in proto.attribute:
         if attribute.name == "value":
             return attribute.t

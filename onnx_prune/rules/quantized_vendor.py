@@ -265,7 +265,17 @@ def matmul_nbits(op: Op) -> Relation:
         ((*rows, n),),
         (Restate("K", "sizes", (k,)), Restate("N", "sizes", (n,))),
         zero=((2,), (5,)),
-        reads=(Code(1, 2, 3 if op.has(3) else None, axis=1, block=block, bits=bits),),
+        reads=(
+            Code(
+                1,
+                2,
+                3 if op.has(3) else None,
+                axis=1,
+                block=block,
+                bits=bits,
+                row=0 if op.has(4) else inner,
+            ),
+        ),
         why=BLOCK,
     )
 

@@ -29,7 +29,7 @@ from onnx_prune.sparse.granularity import Pattern
 from onnx_prune.sparse.sparsegpt import Runs
 from onnx_prune.sparse.sparsity import Sparsity
 from onnx_prune.sparse.spool import Spool
-from onnx_prune.sparse.stored import Stored
+from onnx_prune.sparse.stored import Unpacked
 from onnx_prune.sparse.weights import Weight, matches
 
 Array = NDArray[Any]
@@ -92,7 +92,7 @@ class _Calibration:
 
     def run(self) -> Calibrated:
         graph = self.coupling.graph
-        self.stored = Stored(self.coupling)
+        self.stored = Unpacked(self.coupling)
         readers = {w.name: self._readers(w) for w in self.weights}
         ready = [w for w in self.weights if readers[w.name]]
         rest = [w for w in self.weights if not readers[w.name]]

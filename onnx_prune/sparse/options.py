@@ -24,7 +24,11 @@ _CHANNELS = (
 )
 _CHOOSING = (
     *("ratio", "across", "criterion", "scores", "layer_ratios", "ignore"),
-    *("spare", "seed", "pattern", "parent_mask", "data"),
+    *("spare", "seed", "pattern", "parent_mask", "data", "rounds"),
+)
+_IN_BETWEEN = (
+    "is of use for single weights only with training in between; leave it out, or let 'onnx-prune schedule' "
+    "write a mask for each round"
 )
 
 PARAMS: list[click.Parameter] = [
@@ -142,6 +146,7 @@ def check(names: Mapping[str, str], given: Mapping[str, Any]) -> None:
         (not wanted(given), _OURS, "is for single weights; add --unstructured"),
         (wanted(given), _CHANNELS, "is for channels; leave it or --unstructured out"),
         (given["apply_mask"] is not None, _CHOOSING, "has no use with --apply-mask, which says what goes"),
+        (given["unstructured"] and given["rounds"] != 1, ("rounds",), _IN_BETWEEN),
         (given["dry_run"], ("save_mask", "plot"), "has no use with --dry-run, which writes nothing"),
     ]
     for holds, others, why in rules:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnx_prune.coupling import Coupling
@@ -15,7 +16,7 @@ from onnx_prune.model import tensors
 from onnx_prune.sparse import storage
 from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.histogram import Histogram, histogram
-from onnx_prune.sparse.stored import Stored
+from onnx_prune.sparse.stored import Unpacked
 from onnx_prune.sparse.zeroing import Count, Values
 
 Array = NDArray[Any]
@@ -40,12 +41,17 @@ class Look:
     """
 
     def __init__(self, coupling: Coupling, names: Collection[str]) -> None:
-        stored = Stored(coupling)
+        stored = Unpacked(coupling)
         self._protos = {name: stored.proto(name) for name in names}
         self._dense = sum(map(tensors.nbytes, self._protos.values()))
         self._small = self._dense <= storage.GZ_BELOW
         kept = names if self._small else ()
-        self._before = {name: (_held(stored, name), stored.zero(name)) for name in kept}
+        self._before, self._packed = {}, {}
+        for name in kept:
+            proto = self._protos[name]
+            self._before[name] = _held(proto, stored.array(name)), stored.zero(name)
+            if (packing := stored.packing(name)) is not None:
+                self._packed[name] = packing, _held(proto, coupling.graph.array(name))
 
     def at(self, bits: Mapping[str, Bits], counts: Mapping[str, Count], values: Values | None) -> Seen:
         """What there is to see.
@@ -59,20 +65,23 @@ class Look:
         def pairs() -> Iterator[tuple[Array, Array]]:
             for name, (old, zero) in self._before.items():
                 fresh = None if values is None else values(name)
-                yield old, np.where(bits[name].keep(), old if fresh is None else fresh, zero)
+                new = np.where(bits[name].keep(), old if fresh is None else fresh, zero)
+                packing, held = self._packed.get(name, (None, old))
+                yield held, new if packing is None else packing.stored(new, held)
 
         kind = Counter(tensor.data_type for tensor in self._protos.values()).most_common(1)[0][0]
+        unknown = (None, None)
+        gz, zstd = storage.compressed(new for _, new in pairs()) if self._small else unknown
+        gz_before, zstd_before = storage.compressed(old for old, _ in pairs()) if self._small else unknown
         sizes = storage.Storage(
             self._dense,
-            storage.gz_bytes(new for _, new in pairs()) if self._small else None,
-            storage.gz_bytes(old for old, _ in pairs()) if self._small else None,
+            *(gz, gz_before, zstd, zstd_before),
             sum(storage.sparse_bytes(tensor, counts[name].zeros) for name, tensor in self._protos.items()),
             storage.break_even(kind),
         )
         return Seen(histogram(pair for pair in pairs() if pair[0].dtype.kind == "f"), sizes)
 
 
-def _held(stored: Stored, name: str) -> Array:
+def _held(proto: onnx.TensorProto, array: Array) -> Array:
     """The values in memory: mapped files, of which each keeps one open, would be too many."""
-    array = stored.array(name)
-    return np.array(array) if tensors.is_external(stored.proto(name)) else array
+    return np.array(array) if tensors.is_external(proto) else array

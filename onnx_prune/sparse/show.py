@@ -128,6 +128,8 @@ class _Page(Page):
         parts = [f"{human(storage.dense, 'B')} as they are stored"]
         if storage.gz is not None and storage.gz_before is not None:
             parts.append(f"{human(storage.gz, 'B')} gzipped ({human(storage.gz_before, 'B')} before)")
+        if storage.zstd is not None and storage.zstd_before is not None:
+            parts.append(f"{human(storage.zstd, 'B')} by zstd ({human(storage.zstd_before, 'B')} before)")
         parts.append(
             f"{human(storage.sparse, 'B')} as sparse initializers, which are smaller below a density of "
             f"{share(storage.break_even, 1)}"

@@ -26,7 +26,7 @@ from onnx_prune.sparse.maskfile import Manifest, MaskFile
 from onnx_prune.sparse.report import Layer, LeftAlone, SparseReport
 from onnx_prune.sparse.seen import Look, Seen
 from onnx_prune.sparse.sparsity import CALIBRATED, Sparsity
-from onnx_prune.sparse.stored import Stored, require_fit
+from onnx_prune.sparse.stored import Unpacked, require_fit
 from onnx_prune.sparse.weights import Weights, find, require_matches
 from onnx_prune.sparse.zeroing import Count, Values, zero_out
 from onnx_prune.stages import Stages, load, save
@@ -99,6 +99,7 @@ class _Run:
         pattern = granularity.parse(asked.pattern)
         with self.stage("loading"):
             graph, sha256 = load(self.source)
+            self.notes += graph.notes
         with self.stage("looking for weights"):
             coupling = couple(graph, loose=False)
             weights = find(coupling)
@@ -168,7 +169,7 @@ class _Run:
                 such = f"{some(len(found.by_magnitude), 'weight')}, such as {plain(found.by_magnitude[0])}"
                 self.notes.append(f"by magnitude, for what is read is not a plain product: {such}")
         else:
-            masks = ranking.rank(taking, asked, pattern, ranking.scorer(Stored(coupling), asked, before))
+            masks = ranking.rank(taking, asked, pattern, ranking.scorer(Unpacked(coupling), asked, before))
         if parent is not None:
             known = {name: mask for name, mask in masks.items() if isinstance(mask, Bits)}
             maskfile.require_monotone(known, parent, str(asked.parent_mask))
@@ -199,11 +200,11 @@ class _Run:
         not_run: str,
         size: int | None,
     ) -> SparseReport:
-        graph = coupling.graph
+        graph, stored = coupling.graph, Unpacked(coupling)
         known = {weight.name: weight for weight in weights.taking}
         layers = []
         for name in mask.bits:
-            shape = coupling.graph.dims(name)
+            shape = stored.shape(name)
             labels = known[name].labels if name in known else ()
             found = counts[name]
             layers.append(
@@ -223,7 +224,7 @@ class _Run:
             asked=sum(layer.asked for layer in layers),
             zeros=sum(layer.zeros for layer in layers),
             size=sum(layer.size for layer in layers),
-            params=coupling.graph.params(),
+            params=graph.params() + sum(layer.size - graph.elements(layer.name) for layer in layers),
             layers=tuple(layers),
             left_alone=tuple(alone),
             untouched=len(graph.weights.keys() - graph.frozen - mask.bits.keys()),

@@ -13,8 +13,9 @@ from onnx_prune.coupling import Coupling
 from onnx_prune.errors import InputError
 from onnx_prune.mask import fill
 from onnx_prune.model import tensors
-from onnx_prune.real import real
+from onnx_prune.real import points, real
 from onnx_prune.sparse.bits import Bits
+from onnx_prune.sparse.packing import Packing, packing
 from onnx_prune.words import plain
 
 Array = NDArray[Any]
@@ -66,6 +67,37 @@ class Stored:
         return np.asarray(array == self.zero(name))
 
 
+class Unpacked(Stored):
+    """As `Stored`, but values that share bytes come one an element (`onnx_prune.sparse.packing`)."""
+
+    def packing(self, name: str) -> Packing | None:
+        """How the values of a tensor share bytes, None if they don't."""
+        return packing(self._coupling, name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that masks of a tensor have."""
+        found = self.packing(name)
+        return tuple(self.proto(name).dims) if found is None else found.layout.shape
+
+    def array(self, name: str) -> Array:
+        """See `Stored.array`."""
+        array, found = super().array(name), self.packing(name)
+        return array if found is None else found.values(array)
+
+    def real(self, name: str) -> Array:
+        """See `Stored.real`."""
+        array, found = super().real(name), self.packing(name)
+        return array if found is None else found.spread(array)
+
+    def zero(self, name: str) -> Array:
+        """See `Stored.zero`."""
+        found = self.packing(name)
+        if found is None:
+            return super().zero(name)
+        points_of = points(self._coupling.graph, name, self._coupling.codes[name])
+        return found.spread(points_of).astype(np.uint8)
+
+
 def require_fit(coupling: Coupling, masks: Mapping[str, Bits], where: str) -> None:
     """Require that a model has the tensors of a mask.
 
@@ -77,11 +109,11 @@ def require_fit(coupling: Coupling, masks: Mapping[str, Bits], where: str) -> No
     Raises:
         InputError: one is missing, or has another shape.
     """
-    stored = Stored(coupling)
+    stored = Unpacked(coupling)
     for name, bits in masks.items():
         if name not in stored:
             raise InputError(f"{where}: the model has no initializer {plain(name)!r}; is it another network?")
-        shape = tuple(stored.proto(name).dims)
+        shape = stored.shape(name)
         if shape != bits.shape:
             raise InputError(
                 f"{where}: {plain(name)!r} has shape {list(shape)}, the mask says {list(bits.shape)}"

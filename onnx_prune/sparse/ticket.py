@@ -24,7 +24,7 @@ from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.maskfile import MaskFile
 from onnx_prune.sparse.sparsify import sparsify
 from onnx_prune.sparse.sparsity import Sparsity
-from onnx_prune.sparse.stored import Stored, require_fit
+from onnx_prune.sparse.stored import Unpacked, require_fit
 from onnx_prune.sparse.zeroing import zero_out
 from onnx_prune.stages import load, save
 from onnx_prune.words import plain
@@ -42,12 +42,14 @@ class Ticket:
         mask: which stay.
         kept: how many stay.
         size: of how many.
+        notes: other things worth knowing, one sentence each.
     """
 
     model: onnx.ModelProto
     mask: MaskFile
     kept: int
     size: int
+    notes: tuple[str, ...] = ()
 
 
 def ticket(
@@ -86,7 +88,7 @@ def ticket(
         )
     coupling = couple(before, loose=False)
     require_fit(coupling, mask.bits, "the mask")
-    stored = Stored(coupling)
+    stored = Unpacked(coupling)
 
     def values(name: str) -> Array | None:
         return None if reinit is None else permuted(stored.array(name), name, reinit)
@@ -98,7 +100,7 @@ def ticket(
     if save_mask is not None:
         maskfile.write(mask, save_mask)
     kept, size = _counts(mask.bits)
-    return Ticket(draft.whole(), mask, kept, size)
+    return Ticket(draft.whole(), mask, kept, size, before.notes)
 
 
 def _counts(bits: Mapping[str, Bits]) -> tuple[int, int]:

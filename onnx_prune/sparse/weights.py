@@ -25,10 +25,11 @@ from onnx_prune.model.nodes import Node
 from onnx_prune.rules import relate
 from onnx_prune.shape.fold import SMALL
 from onnx_prune.sparse.orientation import Factors, Layout
+from onnx_prune.sparse.packing import packing
 from onnx_prune.sparse.parts import by_piece, carried, parts_of, recurrence
 from onnx_prune.words import plain
 
-PACKED = "its values are packed into bytes with blocks of scales"
+PACKED = "its values are packed into bytes, and which of them mean zero is not known"
 EMBEDDING = "an embedding: Gather reads it"
 SCALE = "nothing is summed over, it only scales"
 _COUNTS = {
@@ -156,7 +157,8 @@ class _Search:
         if tensor.data_type in _COUNTS and name not in self.coupling.codes:
             return "", None
         if name in self.packed:
-            return PACKED, None
+            found = packing(self.coupling, name) if len(self.readers[name]) == 1 else None
+            return ("", found.layout) if found else (PACKED, None)
         if name in self.embeddings:
             return EMBEDDING, None
         if dims is None:
@@ -217,7 +219,7 @@ class _Search:
                 continue
             summed = self._summed(node, relation, k, constant)
             again = recurrence(dims)
-            if not summed and again is None:
+            if not summed and again is None and k not in packed:
                 continue
             results = {a for side in relation.results for axis in side or () for a in atoms(axis)}
             found = tuple(

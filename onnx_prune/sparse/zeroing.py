@@ -19,8 +19,9 @@ from onnx_prune.model import pieces, tensors, threads
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.pieces import Buffers, Pieces, Runs
 from onnx_prune.sparse.bits import Bits, Mask, ones
+from onnx_prune.sparse.packing import Packing
 from onnx_prune.sparse.spool import Masks
-from onnx_prune.sparse.stored import Stored
+from onnx_prune.sparse.stored import Unpacked
 
 Array = NDArray[Any]
 Bool = NDArray[np.bool_]
@@ -71,10 +72,11 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
     Raises:
         ProofFailed: now, or as a tensor is made: it is not what it should be, which is a bug of ours.
     """
+    stored = Unpacked(coupling)
     counts: dict[str, Count] = {}
     bits = Masks(masks)
     order = [tensor.name for tensor in coupling.graph.model.graph.initializer if tensor.name in masks]
-    begun = _Begun(Stored(coupling), masks, values, order)
+    begun = _Begun(stored, masks, values, order)
 
     def change(name: str) -> Edit | None:
         mask = masks.get(name)
@@ -96,11 +98,23 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
         def apply(array: Array) -> Array:
             return Pieces(mask.shape, array.dtype, lambda: in_pieces(array))()
 
-        return Edit(apply, mask.shape, in_pieces)
+        packing = stored.packing(name)
+        if packing is None:
+            return Edit(apply, mask.shape, in_pieces)
+        return Edit(lambda array: _packed(name, packing, apply, array), coupling.graph.dims(name))
 
     zeroed = Zeroed(start(coupling.graph, change), bits, counts)
     require_untouched(coupling, zeroed.draft, masks)
     return zeroed
+
+
+def _packed(name: str, packing: Packing, apply: Callable[[Array], Array], before: Array) -> Array:
+    """The bytes of a tensor whose values share them, after what `apply` does to these."""
+    values = apply(packing.values(before))
+    after = packing.stored(values, before)
+    if not np.array_equal(packing.values(after), values):
+        raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
+    return after
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +133,7 @@ class _Begun:
     New values are not begun before they are asked for, since they are in memory whole.
     """
 
-    def __init__(self, stored: Stored, masks: Mapping[str, Mask], values: Values | None, order: list[str]):
+    def __init__(self, stored: Unpacked, masks: Mapping[str, Mask], values: Values | None, order: list[str]):
         self._stored, self._masks, self._values = stored, masks, values
         self._order = order if values is None else []
         self._left: deque[str] = deque()

@@ -109,3 +109,5 @@ def schedule(
                 f"round {row.number}: {report.zeros:,} of {report.size:,} weights are zero "
                 f"({words.share(report.zeros, report.size)}); {plain(row.mask)}"
             )
+        for note in () if quiet else dict.fromkeys(note for row in found for note in row.report.notes):
+            click.echo(note)

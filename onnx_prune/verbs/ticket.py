@@ -105,3 +105,5 @@ def ticket(
         if not quiet:
             kept = share(found.kept, found.size)
             click.echo(f"{output}: {found.kept:,} of {found.size:,} weights stay ({kept}), at initial values")
+            for note in found.notes:
+                click.echo(note)
