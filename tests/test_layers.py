@@ -27,7 +27,7 @@ LAYERS = [
         "sparse.bits",
         "sparse.orientation",
     },
-    {"plugins"},
+    {"plugins", "signals"},
     {
         "axes.relation",
         "model.wire",
