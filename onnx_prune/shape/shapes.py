@@ -199,23 +199,20 @@ def _probe(
         return
     session = _probing(graph, shapes, missing, len(graph.nodes), step)
     best: dict[str, Shape] | None = None
-    error: RunError | None = None
     for noise in noises:
         try:
             feeds = random_feeds(graph.inputs, shapes.inputs, scale=noise)
             values = session.run(feeds, _outputs(missing))
-        except RunError as refusal:
-            error = refusal
+        except RunError:
+            if best is None and noise == noises[-1]:
+                raise
             continue
         found = {name: tuple(map(int, v)) for name, v in zip(missing, values, strict=True)}
         if best is None or _empties(found) < _empties(best):
             best = found
         if not _empties(best):
             break
-    if best is None:
-        assert error is not None
-        raise error
-    shapes.known.update(best)
+    shapes.known.update(best or {})
 
 
 def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int, step: int | None) -> Session:
