@@ -10,10 +10,8 @@ from onnx_prune.signals import terminable
 
 def main() -> None:
     """Run the command line; Ctrl-C ends it silently from here until Python itself has come to its end."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # what holds before and after: Python would tell where it was
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # which would tell where it was
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     with terminable():
         from onnx_prune.cli import main as command
 
