@@ -137,4 +137,4 @@ def tensor_scatter(op: Op) -> Relation:
     update = list(dims)
     update[axis] = hold(letters(op.shape(1), "abcdefghij")[axis], POSITIONS)
     rest = (None,) * (len(op.ins) - 2)
-    return Relation((tuple(dims), tuple(update), *rest), (tuple(dims),), zero=CARRIED, why=POSITIONS)
+    return Relation((tuple(dims), tuple(update), *rest), (tuple(dims),), zero=CARRIED)

@@ -46,7 +46,6 @@ def _skip(op: Op, vectors: int, zero: Zero, total: Zero) -> Relation:
         (*operands, *rest)[: len(op.ins)],
         results,
         zero=zero + total if wanted(op, 3) else zero,
-        why=STATISTIC,
     )
 
 
