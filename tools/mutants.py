@@ -33,7 +33,16 @@ PARTS = {
 }
 TESTS = [
     *("axis", "unify", "relation", "rules_attention", "rules_compute", "rules_fused", "rules_matrix"),
-    *("rules_quantized", "rules_recurrent", "rules_shape", "rules_vendor", "cut", "coupling", "shuffle"),
+    *(
+        "rules_quantized",
+        "rules_recurrent",
+        "rules_said",
+        "rules_shape",
+        "rules_vendor",
+        "cut",
+        "coupling",
+        "shuffle",
+    ),
     *("loops", "branches", "nested", "transformers", "attention_models", "divided", "sizes", "lazy"),
 ]
 _LENGTHS = "zip only makes sure that lengths are equal, and they are"
