@@ -194,11 +194,10 @@ def slice_(op: Op) -> Relation:
     taken: list[Axis] = list(whole)
     at_start: list[Axis | None] = [None] * count
     at_end: list[Axis | None] = [None] * count
-    unknown = starts is None or ends is None or steps is None
     touched = range(len(shape)) if axes is None else [positive(axis, len(shape)) for axis in axes]
     for j, d in enumerate(touched):
         x = Atom(shape[d], str(whole[d]))
-        if unknown or axes is None or starts is None or ends is None or steps is None:
+        if axes is None or starts is None or ends is None or steps is None:
             whole[d], taken[d] = hold(x, RUN_TIME), Atom(out[d], f"{x.name}1", RUN_TIME)
             continue
         first, last, _ = slice(starts[j], ends[j], steps[j]).indices(shape[d])

@@ -9,10 +9,8 @@ from onnx_prune.axes.axis import Atom
 from onnx_prune.axes.relation import (
     CARRIED,
     NEVER,
-    Dims,
     Op,
     Relation,
-    Shape,
     Zero,
     hold,
     letters,
@@ -42,11 +40,8 @@ def _normed(atom: Atom) -> Atom:
 
 def _unknown(op: Op) -> Relation:
     """Everything is held."""
-
-    def side(shapes: tuple[Shape | None, ...]) -> tuple[Dims | None, ...]:
-        return tuple(None if s is None else tuple(hold(a, UNKNOWN) for a in letters(s)) for s in shapes)
-
-    return Relation(side(op.ins), side(op.outs), zero=NEVER)
+    x, y = (tuple(hold(atom, UNKNOWN) for atom in letters(shape)) for shape in (op.shape(), op.out()))
+    return Relation((x, *(None for _ in op.ins[1:])), (y,), zero=NEVER)
 
 
 def _reduce(op: Op, axes: set[int], mark: Mark, zero: Zero) -> Relation:
