@@ -199,9 +199,13 @@ class Op:
             raise Misfit(f"{self.type} has no result {k}")
         return shape
 
+    def value(self, k: int) -> NDArray[Any] | None:
+        """Operand `k`, where it is a known constant."""
+        return self.values[k] if k < len(self.values) else None
+
     def const(self, k: int) -> list[int] | None:
         """Operand `k` as a flat list of integers, where it is a known constant."""
-        value = self.values[k] if k < len(self.values) else None
+        value = self.value(k)
         return None if value is None else [int(v) for v in value.ravel()]
 
     def constant(self, name: str, k: int) -> list[int] | None:

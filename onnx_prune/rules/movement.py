@@ -171,7 +171,7 @@ def _fill(op: Op) -> float | None:
     """What Pad writes, None where only a run tells."""
     if not op.has(2):
         return float(op.attrs.get("value", 0))
-    value = op.values[2] if len(op.values) > 2 else None
+    value = op.value(2)
     return None if value is None else float(value.ravel()[0])
 
 
