@@ -16,7 +16,7 @@ import pytest
 
 from onnx_prune.axes.axis import size
 from onnx_prune.errors import Misfit
-from onnx_prune.rules import RULES, Rule, relate
+from onnx_prune.rules import RULES, Rule, has_rule, relate, rule
 from tests.said import node, statement
 
 SAID = {
@@ -62,4 +62,15 @@ def test_every_rule_is_in_the_file_of_its_module() -> None:
         for line, *_ in blocks:
             domain, text = read(line)
             said.add((module, RULES[domain, node(text).type]))
-    assert said == {(rule.__module__.rpartition(".")[2], rule) for rule in RULES.values()}
+    assert said == {(rule_.__module__.rpartition(".")[2], rule_) for rule_ in RULES.values()}
+
+
+def test_an_operator_has_one_rule_in_its_domain() -> None:
+    assert str(relate(node("Relu 2x3 -> 2x3"), "ai.onnx")) == "a0 a1 -> a0 a1"
+    assert relate(node("Relu 2x3 -> 2x3"), "com.example") is None
+    assert has_rule("Relu")
+    assert not has_rule("Relu", "com.example")
+    with pytest.raises(ValueError, match="Relu has a rule already"):
+        rule("Relu")(lambda op: RULES["", "Sigmoid"](op))
+    with pytest.raises(ValueError, match="QGemm has a rule already"):
+        rule("QGemm", domain="com.microsoft")(RULES["", "Gemm"])

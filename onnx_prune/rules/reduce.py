@@ -47,7 +47,7 @@ def _unknown(op: Op) -> Relation:
 def _reduce(op: Op, axes: set[int], mark: Mark, zero: Zero) -> Relation:
     """Reduce the dims `axes` of the first operand after marking them."""
     dims = tuple(mark(atom) if j in axes else atom for j, atom in enumerate(letters(op.shape())))
-    kept = op.integer("keepdims", 1)
+    kept = op.attrs.get("keepdims", True)
     result: list[Atom] = []
     for j, atom in enumerate(dims):
         if j not in axes:
