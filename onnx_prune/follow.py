@@ -192,9 +192,7 @@ class Follower:
     def _insert(self, bound: Bound, op: str, inputs: list[str], **attributes: Any) -> str:
         """A new node before this one; its result."""
         nodes = self.draft.inserted.setdefault(bound.node.place, [])
-        target = f"{bound.node.outputs[0]}.{op}{len(nodes)}"
-        while target in self.coupling.shapes.known:
-            target += "_"
+        target = self._unused(f"{bound.node.outputs[0]}.{op}{len(nodes)}")
         nodes.append(helper.make_node(op, inputs, [target], name=target, **attributes))
         return target
 
@@ -219,8 +217,13 @@ class Follower:
         key = (value.dtype.str + str(value.shape), value.tobytes())
         if key not in self.constants:
             output = next(filter(None, bound.node.outputs))
-            self.constants[key] = add_constant(self.draft, f"{output}.operand{k}", value)
+            self.constants[key] = add_constant(self.draft, self._unused(f"{output}.operand{k}"), value)
         return self.constants[key]
+
+    def _unused(self, name: str) -> str:
+        while name in self.coupling.shapes.known:
+            name += "_"
+        return name
 
     def _proto(self, bound: Bound) -> onnx.NodeProto:
         return self.draft.proto(bound.node)

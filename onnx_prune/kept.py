@@ -119,6 +119,10 @@ def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -
         return count(axis, counts)
     if not isinstance(axis, Prod | Cat):
         return n
+    cut = [part for part in axis.parts if not counts.keys().isdisjoint(atoms(part))]
+    if free.issuperset(a for part in cut for a in atoms(part)):  # and so one or more of the others vary
+        sizes, left = map(size, cut), (count(part, counts) for part in cut)
+        return n // product(sizes) * product(left) if isinstance(axis, Prod) else n - sum(sizes) + sum(left)
     varying = _varying(axis, free)
     part = axis.parts[varying]
     others = [other for j, other in enumerate(axis.parts) if j != varying]
@@ -150,11 +154,11 @@ def in_pieces(found: list[Places | None]) -> Callable[[Array], Iterator[Array]]:
 
     def take(array: Array) -> Iterator[Array]:
         row, rows = product(array.shape[1:]), found[0] if found else None
-        if array.ndim > 1 and row > pieces.PIECE:
+        if row > pieces.PIECE:
             for j in range(len(array)) if rows is None else rows:
                 yield from in_pieces(found[1:])(array[j])
             return
-        if not array.ndim or not row or (rows is not None and np.any(np.diff(rows) < 0)):
+        if not array.ndim or not row or (rows is not None and not np.array_equal(rows, np.sort(rows))):
             yield slicer(found)(array)  # what a shuffle orders anew is not large
             return
         runs, step = pieces.Runs(array), max(1, pieces.length(array.size) // row)
