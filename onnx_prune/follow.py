@@ -123,7 +123,7 @@ class Follower:
         wanted = [self._wanted(restate, value) for value in old]
         if restate.form == "shape":
             says: _Reshape | _Literal = _Reshape(bound, self.after)
-            wanted = [np.array(shapes[node.outputs[0]], old[0].dtype) for shapes in self.after]
+            wanted = [np.array(shapes[node.outputs[0]]) for shapes in self.after]
         else:
             says = _Literal(wanted[0])
         if all(says.means(j, *pair) for j, pair in enumerate(zip(new, wanted, strict=True))):

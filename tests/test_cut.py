@@ -245,11 +245,11 @@ def test_what_was_dead_before_stays() -> None:
 def test_what_the_cut_leaves_dead_goes_and_nothing_else() -> None:
     """The operand of Reshape is computed from a shape; once it is wrong, a constant takes its place."""
     weights = {
+        "six": np.array([6]),
         "w1": conv(6, 2),
         "w2": noise(384, 3),
-        "six": np.array([6]),
-        "sixtyfour": np.array([64]),
         "one": np.array([1]),
+        "sixtyfour": np.array([64]),
     }
     nodes: list[Any] = [
         "a = Conv(x, w1)",
@@ -260,9 +260,13 @@ def test_what_the_cut_leaves_dead_goes_and_nothing_else() -> None:
         "y = MatMul(f, w2)",
     ]
     model = build(nodes, weights, {"x": IMAGE}, {"y": (1, 3)})
+    for name in ("n", "other", "six", "w1", "one", "x", "nothing", "s"):
+        kind = TensorProto.FLOAT if name in ("w1", "x") else TensorProto.INT64
+        model.graph.value_info.append(helper.make_tensor_value_info(name, kind, None))
     coupling = analyse(model)
     small = cut(coupling, keeping(group_of(coupling, "w1", 0), 0, 5)).whole()
     assert [n.output[0] for n in small.graph.node] == ["a", "other", "f", "y"]
+    assert [value.name for value in small.graph.value_info] == ["other", "w1", "one", "x", "nothing"]
     assert set(initializers(small)) == {"w1", "w2", "one", "f.operand1"}
     assert initializers(small)["f.operand1"].tolist() == [1, 128]
     check_model(small, full_check=True)
@@ -305,20 +309,22 @@ def test_a_dynamic_reshape_stays_dynamic(written: list[int]) -> None:
     assert small.graph.output == model.graph.output
 
 
-def test_split_without_lengths_gets_them() -> None:
+@pytest.mark.parametrize(("opset", "attributes"), [(17, {}), (18, {"num_outputs": 2})])
+def test_split_without_lengths_gets_them(opset: int, attributes: dict[str, Any]) -> None:
     weights = {"w1": conv(8, 2), "w2": conv(2, 4), "w3": conv(2, 4)}
     nodes: list[Any] = [
         "a = Conv(x, w1)",
-        node("p, q = Split(a)", axis=1),
+        node("p, q = Split(a)", axis=1, **attributes),
         "u = Conv(p, w2)",
         "v = Conv(q, w3)",
         "y = Add(u, v)",
     ]
-    coupling = analyse(build(nodes, weights, {"x": IMAGE}, {"y": OUT}))
+    coupling = analyse(build(nodes, weights, {"x": IMAGE}, {"y": OUT}, opset=opset))
     chosen = keeping(group_of(coupling, "w2", 1), 0) | keeping(group_of(coupling, "w3", 1), 0, 1, 3)
     small = cut(coupling, chosen).whole()
     [lengths] = [small.graph.node[1].input[1]]
     assert initializers(small)[lengths].tolist() == [1, 3]
+    assert [attribute.name for attribute in small.graph.node[1].attribute] == ["axis"]
     assert prove(coupling, chosen, small).error < 1e-6
 
 
@@ -339,7 +345,7 @@ def test_a_frozen_weight_takes_the_place_of_its_nodes() -> None:
     check_model(small, full_check=True)
 
 
-C, TIME = Atom(4, "c"), Atom(3, "t", "its size varies")
+C, TIME, SPACE = Atom(4, "c"), Atom(3, "t", "its size varies"), Atom(2, "s", "space")
 FIRST_AND_LAST = {C: np.array([True, False, False, True])}
 
 
@@ -354,6 +360,9 @@ FIRST_AND_LAST = {C: np.array([True, False, False, True])}
         (cat(C, TIME), 6, [0, 3, 4, 5]),
         (cat(C, TIME, C), 10, [0, 3, 4, 5, 6, 9]),
         (prod(Atom(2, "g"), cat(TIME, C)), 10, [0, 1, 4, 5, 6, 9]),
+        # of two held parts the one that is cut in part
+        (prod(SPACE, cat(TIME, C)), 10, [0, 1, 4, 5, 6, 9]),
+        (cat(SPACE, prod(TIME, C)), 10, [0, 1, 2, 5, 6, 9]),
     ],
 )
 def test_what_stays_where_a_held_part_varies(axis: Axis, size: int, places: list[int]) -> None:
@@ -365,3 +374,30 @@ def test_what_stays_where_a_held_part_varies(axis: Axis, size: int, places: list
     assert mask is not None
     assert found.tolist() == np.flatnonzero(mask).tolist() == places
     assert kept.size_kept(axis, size, {C: 2}, free) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("axis", "size"),
+    [(C, None), (prod(TIME, C), None), (TIME, 5), (prod(TIME, SPACE), 30), (cat(SPACE, TIME), 9), (C, 9)],
+)
+def test_what_stays_whole(axis: Axis, size: int | None) -> None:
+    """All channels of a plan, axes that it does not cut, and atoms whose size is another than it says."""
+    plan = {C: np.ones(4, np.bool_)} if size is None else FIRST_AND_LAST
+    coupling: Any = SimpleNamespace(axes={"x": (axis,)}, groups=[SimpleNamespace(atom=C)])
+    shape = None if size is None else (size,)
+    assert kept.stays(coupling, "x", plan, shape) == kept.masks(coupling, "x", plan, shape) == [None]
+
+
+@pytest.mark.parametrize(
+    ("axis", "size", "left"),
+    [
+        # which of the held parts varies does not matter
+        (prod(TIME, C, SPACE), 3 * 5 * 4, 3 * 5 * 2),
+        (prod(TIME, C, SPACE, C), 4 * 7 * 4 * 4, 4 * 7 * 2 * 2),
+        (cat(TIME, C, SPACE, C), 9 + 4 + 4, 9 + 2 + 2),
+        (prod(SPACE, cat(C, TIME)), 2 * (4 + 8), 2 * (2 + 8)),
+        (cat(SPACE, prod(TIME, C)), 2 + 5 * 4, 2 + 5 * 2),
+    ],
+)
+def test_how_much_stays_where_several_parts_are_held(axis: Axis, size: int, left: int) -> None:
+    assert kept.size_kept(axis, size, {C: 2}, {C}) == left
