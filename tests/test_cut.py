@@ -167,12 +167,34 @@ def test_a_shared_bias_is_parted_by_copy_on_write() -> None:
     }
 
 
-def test_equal_cuts_of_a_shared_bias_stay_one() -> None:
-    weights = {"w1": conv(4, 2), "w2": conv(4, 4), "w3": conv(2, 4), "b": noise(4)}
-    nodes = ["a = Conv(x, w1, b)", "c = Conv(a, w2, b)", "y = Conv(c, w3)"]
+@pytest.mark.parametrize(
+    ("cuts", "names"),
+    [
+        # the cut that most need keeps the name, or the first; copies are called after their first user
+        ([[0, 3], [0, 3], [0, 3]], ["b", "b", "b"]),
+        ([[0, 3], [1, 2], [1, 2]], ["b.a__", "b", "b"]),
+        ([[0, 3], [1, 2], [0, 3]], ["b", "b.c", "b"]),
+        ([[0, 3], [0, 3], [1, 2]], ["b", "b", "b.d_"]),
+        ([[0, 3], [1, 2], [1, 3]], ["b", "b.c", "b.d_"]),
+        # what stays whole is one more
+        ([None, [1, 2], [1, 2]], ["b.a__", "b", "b"]),
+        ([[1, 2], None, None], ["b.a__", "b", "b"]),
+    ],
+)
+def test_which_users_of_a_shared_bias_get_a_copy(cuts: list[list[int] | None], names: list[str]) -> None:
+    bias, own = noise(4), {f"w{j}": conv(4, 4) for j in (2, 3)}
+    weights = {"w1": conv(4, 2), **own, "w4": conv(2, 4), "b": bias, "b.a": noise(1), "b.d": noise(1)}
+    nodes = ["a = Conv(x, w1, b)", "c = Conv(a, w2, b)", "d = Conv(c, w3, b)", "y = Conv(d, w4)"]
+    nodes.append("b.a_ = Relu(d)")
     coupling = analyse(build(nodes, weights, {"x": IMAGE}, {"y": OUT}))
-    chosen = keeping(group_of(coupling, "w1", 0), 0, 3) | keeping(group_of(coupling, "w2", 0), 0, 3)
-    assert set(initializers(cut(coupling, chosen).whole())) == set(weights)
+    chosen: dict[Atom, Mask] = {}
+    for j, cut_to in enumerate(cuts, 1):
+        chosen |= keeping(group_of(coupling, f"w{j}", 0), *cut_to) if cut_to else {}
+    small = cut(coupling, chosen).whole()
+    assert [small.graph.node[j].input[2] for j in range(3)] == names
+    for name, cut_to in zip(names, cuts, strict=True):
+        np.testing.assert_array_equal(initializers(small)[name], bias if cut_to is None else bias[cut_to])
+    assert set(initializers(small)) == {*weights, *names}
 
 
 def test_three_convolutions_sharing_one_bias_are_pruned_and_run() -> None:
