@@ -14,14 +14,18 @@ from onnx_prune.axes.axis import (
     Cat,
     Mask,
     Prod,
+    Weave,
     atoms,
+    bearing,
     cat,
     count,
+    firsts,
     keep,
     order,
     owner,
     prod,
     size,
+    weave,
 )
 from tests.strategies import SIZES, axes_of, plans
 
@@ -110,6 +114,55 @@ def test_keep_by_hand(axis: Axis, plan: dict[Atom, Mask], stays: tuple[int, ...]
 def test_owner_by_hand(axis: Axis, atom: Atom, pairs: list[tuple[int, int]]) -> None:
     positions, channels = owner(axis, atom)
     assert sorted(zip(positions.tolist(), channels.tolist(), strict=True)) == pairs
+
+
+P, Q, G, H = Atom(3, "p"), Atom(2, "q"), Atom(2, "g"), Atom(2, "h")
+ROW = weave([P, Q])  # p0 q0 p1 q1 p2
+REST = weave([G, H], [A, ONE])  # h0 g0 h1 g1: two of g's row and one of h's lie before
+
+
+@pytest.mark.parametrize(
+    ("axis", "plan", "stays", "places"),
+    [
+        (ROW, {}, (1, 1, 1, 1, 1), [0, 1, 2, 3, 4]),
+        (ROW, {P: mask(1, 0, 1), Q: mask(0, 1)}, (1, 0, 0, 1, 1), [0, 3, 4]),
+        # p1 is the first now, then q0, then p2
+        (ROW, {P: mask(0, 1, 1), Q: mask(1, 0)}, (0, 1, 1, 0, 1), [2, 1, 4]),
+        (REST, {}, (1, 1, 1, 1), [0, 1, 2, 3]),
+        (REST, {H: mask(0, 1)}, (0, 1, 1, 1), [2, 1, 3]),
+        # one of each before: it is g's turn
+        (REST, {A: mask(1, 0), G: mask(1, 0)}, (1, 1, 1, 0), [1, 0, 2]),
+        (cat(B, ROW), {P: mask(0, 1, 1), Q: mask(1, 0)}, (1, 1, 1, 0, 1, 1, 0, 1), [0, 1, 2, 5, 4, 7]),
+        (cat(ROW, B), {B: mask(1, 0, 1)}, (1, 1, 1, 1, 1, 1, 0, 1), [0, 1, 2, 3, 4, 5, 7]),
+        (prod(A, weave([G, H])), {G: mask(0, 1), H: mask(1, 0)}, (0, 1, 1, 0) * 2, [2, 1, 6, 5]),
+        (prod(weave([G, H]), A), {G: mask(0, 1), H: mask(1, 0)}, (0, 0, 1, 1, 1, 1, 0, 0), [4, 5, 2, 3]),
+    ],
+)
+def test_weaves_by_hand(
+    axis: Axis, plan: dict[Atom, Mask], stays: tuple[int, ...], places: list[int]
+) -> None:
+    assert keep(axis, plan).astype(int).tolist() == list(stays)
+    assert order(axis, plan).tolist() == places
+    assert count(axis, {atom: int(kept.sum()) for atom, kept in plan.items()}) == len(places)
+
+
+def test_a_weave_says_where_its_channels_are() -> None:
+    assert [str(axis) for axis in (ROW, REST)] == ["(p , q)", "(... g , h)"]
+    assert [firsts(ROW, at) for at in range(6)] == [[0, 0], [1, 0], [1, 1], [2, 1], [2, 2], [3, 2]]
+    assert [firsts(REST, at) for at in range(5)] == [[0, 0], [0, 1], [1, 1], [1, 2], [2, 2]]
+    assert [found.tolist() for found in owner(ROW, P)] == [[0, 2, 4], [0, 1, 2]]
+    assert [found.tolist() for found in owner(weave([Q, cat(ONE, A)]), A)] == [[3, 4], [0, 1]]
+    assert list(bearing(prod(P, REST))) == [P, G, H, A, ONE]
+    assert list(atoms(REST)) == [G, H]
+
+
+def test_weaves_of_nothing_are_left_out() -> None:
+    empty, other = Atom(0, "e"), Atom(0, "other")
+    assert weave([empty, A, other], [A, A, A]) is A
+    assert weave([empty, other]) is empty
+    assert weave([A, B], [empty, empty]) == weave([A, B]) == Weave((A, B))
+    assert weave([ONE, A], [empty, ONE]) == Weave((ONE, A), (empty, ONE))
+    assert weave([A, empty, B]) == Weave((A, empty, B))
 
 
 def test_a_bundle_is_as_its_first_part() -> None:

@@ -44,7 +44,7 @@ TESTS = [
         "shuffle",
     ),
     *("loops", "branches", "nested", "transformers", "attention_models", "divided", "sizes", "lazy"),
-    *("kept", "draft", "follow", "prove"),
+    *("kept", "draft", "follow", "prove", "deals", "restated"),
 ]
 _LENGTHS = "zip only makes sure that lengths are equal, and they are"
 KNOWN = ROOT / "tools" / "mutants.toml"
