@@ -267,7 +267,7 @@ class _Reshape:
         sizes = self.sizes[0]
         kept = [int(v) if v in (0, -1) else n for v, n in zip(first, sizes, strict=True)]
         zeros = [n if f else 0 if c else -1 for n, f, c in zip(sizes, fixed, copied, strict=True)]
-        return [np.array(entries, first.dtype) for entries in (kept, zeros)]
+        return [np.array(entries) for entries in (kept, zeros)]
 
 
 def _drop_attribute(node: onnx.NodeProto, name: str) -> None:

@@ -216,6 +216,25 @@ def test_only_what_is_too_tangled_is_given_up() -> None:
         assert Solver().unify(cat(*fine, Atom(5)), cat(*coarse, *more)) == why
 
 
+def test_what_is_split_keeps_its_letter() -> None:
+    solver, c, d = Solver(), Atom(6, "c"), Atom(2, "d")
+    solver.unify(cat(c, d), cat(Atom(2, "e"), Atom(4, "f"), Atom(2, "g")))
+    assert str(solver.resolve(cat(c, d))) == "(c + c + d)"
+    solver, c, d = Solver(), Atom(6, "c"), Atom(2, "d")
+    solver.unify(prod(d, c), prod(Atom(2, "e"), Atom(2, "f"), Atom(3, "g")))
+    assert str(solver.resolve(prod(d, c))) == "(d c c)"
+
+
+def test_many_groupings_are_given_up() -> None:
+    """Of (4 3) against (2 6) each takes two splits; those after the 64th find no end."""
+    for count, why in ((33, None), (34, TANGLED)):
+        solver = Solver()
+        fours, sixes = ([prod(Atom(a, "a"), Atom(b, "b")) for _ in range(count)] for a, b in ((4, 3), (2, 6)))
+        assert solver.unify(cat(*fours), cat(*sixes)) == why
+        held = [{solver.held(atom) for atom in atoms(solver.resolve(axis))} for axis in (*fours, *sixes)]
+        assert held == ([{None}] * (count - 1) + [{why}]) * 2
+
+
 def test_borders_inside_a_weave_and_a_product() -> None:
     """A run of a row that holds nothing of one part, and a product cut in the middle of a row."""
     solver, a, b = Solver(), Atom(2, "a"), Atom(2, "b")

@@ -177,7 +177,7 @@ class Solver:
         """Line two products up from the tail, splitting the longer factor; the number of splits."""
         left, right, splits = list(a.parts), list(b.parts), 0
         pairs: list[tuple[Axis, Axis]] = []
-        while left and right:
+        while left:  # and so is the other, of the same size
             x, y = self.resolve(left.pop()), self.resolve(right.pop())
             if isinstance(x, Prod) or isinstance(y, Prod):
                 left.extend(x.parts if isinstance(x, Prod) else (x,))
@@ -211,7 +211,7 @@ class Solver:
         right: deque[Axis] = deque([b])
         splits = 0
         pairs: list[tuple[Axis, Axis]] = []
-        while left and right:
+        while left:  # and so is the other, of the same size
             x, y = self.resolve(left.popleft()), self.resolve(right.popleft())
             if isinstance(x, Cat) or isinstance(y, Cat):
                 left.extendleft(reversed(x.parts) if isinstance(x, Cat) else (x,))
