@@ -276,8 +276,8 @@ class Solver:
 
 def _alike(a: Weave | Bundle, b: Axis) -> bool:
     """Whether two axes deal out, or bundle, parts of the same sizes alike."""
-    if type(a) is not type(b) or not isinstance(b, Weave | Bundle):
+    if not isinstance(b, Weave | Bundle):
         return False
     if isinstance(a, Weave) and isinstance(b, Weave) and a.before != b.before:
         return False
-    return list(map(size, a.parts)) == list(map(size, b.parts))
+    return list(map(size, a.parts)) == list(map(size, b.parts))  # never of a weave and a bundle of one size
