@@ -2,7 +2,8 @@
 
 mutmut leaves functions with decorators alone, and all rules have one: in the copy that is mutated they are
 registered by a call below.  Its own runner collects the tests anew for each mutant, and runs them in any
-order; here the quickest run first, or the one that killed this mutant the last time.
+order; here the quickest run first, but before them those that killed other mutants of the function, and
+before these the one that killed this mutant the last time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +131,7 @@ class Runs:
         self._mutants, self._killers, self._jobs = mutants, killers, jobs
         self._callers: dict[str, list[pytest.Item]] = {}  # of each function, the quickest first
         self._seconds: dict[str, float] = {}
+        self._often: dict[str, Counter[str]] = defaultdict(Counter)  # of each function, what killed others
 
     def run(self, tests: list[str]) -> None:
         """Collect `tests` in the copy and run the mutants.
@@ -178,6 +181,7 @@ class Runs:
 
     def _done(self, mutant: Mutant, outcome: Outcome) -> None:
         self.outcomes[mutant] = outcome
+        self._often[mutant.function][outcome.by] += 1
         if not len(self.outcomes) % 100:
             clock = time.strftime("%H:%M:%S")
             print(f"{clock} {len(self.outcomes)} of {len(self._mutants)}", file=sys.__stderr__, flush=True)
@@ -208,8 +212,8 @@ class Runs:
 
     def _tests(self, mutant: Mutant) -> list[pytest.Item]:
         tests = self._callers.get(mangled_name_from_mutant_name(mutant.name), [])
-        killer = self._killers.get(mutant)
-        return sorted(tests, key=lambda item: item.nodeid != killer)
+        killer, often = self._killers.get(mutant), self._often[mutant.function]
+        return sorted(tests, key=lambda item: (item.nodeid != killer, -often[item.nodeid]))
 
     def _try(self, tests: list[pytest.Item], name: str) -> str:
         set_mutant_under_test(name)
