@@ -115,9 +115,8 @@ def test_what_is_declared_and_is_not_so_goes() -> None:
     """Found: a cut gave another tensor the shape of the lie, and onnxruntime one place in memory for both."""
     model = small_cnn(batch="n")
     made = [node.output[0] for node in model.graph.node]
-    lies = {made[0]: ("n", 4, 8, 8), made[1]: ("n", 8)}
     truths = {made[2]: ("m", "c", 8, 8), made[3]: None}
-    for name, dims in (lies | truths).items():
+    for name, dims in {made[0]: ("n", 4, 8, 8), **truths, made[1]: ("n", 8)}.items():
         model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
     coupling = analyse(model)
     small = cut(coupling, keeping(group_of(coupling, "conv1.weight", 0), 0, 2, 5)).whole()

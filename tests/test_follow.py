@@ -135,6 +135,24 @@ def given_at_run_time() -> onnx.ModelProto:
     return model
 
 
+def elsewhere() -> onnx.ModelProto:
+    """A shape of something else, whose halved height is doubled by a third of the channels."""
+    return convolved(
+        node("p = MaxPool(x)", kernel_shape=[1, 1], strides=[2, 1]),
+        *("s = Shape(a)", "t = Shape(p)", "channels = Gather(s, one)", "two = Div(channels, three)"),
+        *("n = Gather(t, zero)", "h = Gather(t, second)", "w = Gather(t, three)"),
+        *(
+            "half = Mul(n, two)",
+            "all = Mul(half, h)",
+            node("r = Concat(all, w)", axis=0),
+            "f = Reshape(p, r)",
+        ),
+        *(node("q = ReduceSum(f)", keepdims=0), node("o = ReduceSum(a)", keepdims=0), "y = Add(q, o)"),
+        dims=IMAGE,
+        **{name: np.array([n]) for n, name in enumerate(("zero", "one", "second", "three"))},
+    )
+
+
 def scaled(dims: Sequence[int | str], *entries: int) -> onnx.ModelProto:
     """Divided by a product of sizes, as attention is by the width of a head."""
     return convolved(
@@ -157,6 +175,7 @@ def scaled(dims: Sequence[int | str], *entries: int) -> onnx.ModelProto:
             FOUR,
             "r of Reshape f is dynamic in a way that is not understood",
         ),
+        (elsewhere(), FOUR, "r of Reshape f is dynamic in a way that is not understood"),
         (given_at_run_time(), FOUR, "Reshape f gets r at run time"),
         (scaled(IMAGE, 0, 1), FOUR, "number of Div f depends on what is cut"),
         (
