@@ -108,6 +108,13 @@ def test_counts_near_a_share_that_can_not_be_met() -> None:
     assert Web((C, A, B), (whole(A, B), Deal((C,)))).pliant
 
 
+def test_of_two_counts_as_near_it_is_the_smaller() -> None:
+    """What stands twice keeps an even number: of 9 asked for 8 or 10."""
+    part, twice = Atom(10, "p"), Atom(20, "q")
+    web = Web((part, twice), (whole(cat(part, part), twice),))
+    assert web.near(0.45, lambda n: 1, lambda n: 1) == {part: 4, twice: 8}
+
+
 def test_the_leader_is_the_first_of_the_largest() -> None:
     assert Web((C, A, B), ()).leader is A
 
