@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import onnx
 
@@ -145,8 +146,7 @@ def _dead(draft: Draft, path: Path, live: set[str]) -> set[Place]:
     """Nodes of one graph that the cut leaves unused; weights that it leaves unused are removed at once."""
     graph = graph_at(draft.model.graph, path)
     places = [Place(path, at) for at in range(len(graph.node))]
-    inserted = [node for place, nodes in draft.inserted.items() for node in nodes]
-    users = Counter(names_read(graph.node)) + Counter(names_read(inserted))
+    users = Counter(names_read([*graph.node, *chain.from_iterable(draft.inserted.values())]))
     users.update(value.name for value in graph.output)
     dead = draft.replaced.intersection(places)
     users.subtract(names_read(graph.node[place.at] for place in dead))

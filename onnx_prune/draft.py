@@ -153,8 +153,8 @@ def _later(graph: Graph, name: str, edit: Edit | None) -> Callable[[], Array]:
 
 
 def add_constant(draft: Draft, name: str, value: Array) -> str:
-    """A new initializer; an equal one that was added before under `name` is used again."""
-    taken = {t.name: t for t in draft.model.graph.initializer}
+    """A new initializer; its name has a number at the end where there is one of this name."""
+    taken = {tensor.name for tensor in draft.model.graph.initializer}
     fresh, j = name, 1
     while fresh in taken:
         fresh, j = f"{name}_{j}", j + 1

@@ -123,7 +123,7 @@ class Follower:
         wanted = [self._wanted(restate, value) for value in old]
         if restate.form == "shape":
             says: _Reshape | _Literal = _Reshape(bound, self.after)
-            wanted = [np.array(shapes[node.outputs[0]], old[0].dtype) for shapes in self.after]
+            wanted = [np.array(shapes[node.outputs[0]]) for shapes in self.after]
         else:
             says = _Literal(wanted[0])
         if all(says.means(j, *pair) for j, pair in enumerate(zip(new, wanted, strict=True))):
@@ -192,9 +192,7 @@ class Follower:
     def _insert(self, bound: Bound, op: str, inputs: list[str], **attributes: Any) -> str:
         """A new node before this one; its result."""
         nodes = self.draft.inserted.setdefault(bound.node.place, [])
-        target = f"{bound.node.outputs[0]}.{op}{len(nodes)}"
-        while target in self.coupling.shapes.known:
-            target += "_"
+        target = self._unused(f"{bound.node.outputs[0]}.{op}{len(nodes)}")
         nodes.append(helper.make_node(op, inputs, [target], name=target, **attributes))
         return target
 
@@ -219,8 +217,13 @@ class Follower:
         key = (value.dtype.str + str(value.shape), value.tobytes())
         if key not in self.constants:
             output = next(filter(None, bound.node.outputs))
-            self.constants[key] = add_constant(self.draft, f"{output}.operand{k}", value)
+            self.constants[key] = add_constant(self.draft, self._unused(f"{output}.operand{k}"), value)
         return self.constants[key]
+
+    def _unused(self, name: str) -> str:
+        while name in self.coupling.shapes.known:
+            name += "_"
+        return name
 
     def _proto(self, bound: Bound) -> onnx.NodeProto:
         return self.draft.proto(bound.node)
@@ -264,7 +267,7 @@ class _Reshape:
         sizes = self.sizes[0]
         kept = [int(v) if v in (0, -1) else n for v, n in zip(first, sizes, strict=True)]
         zeros = [n if f else 0 if c else -1 for n, f, c in zip(sizes, fixed, copied, strict=True)]
-        return [np.array(entries, first.dtype) for entries in (kept, zeros)]
+        return [np.array(entries) for entries in (kept, zeros)]
 
 
 def _drop_attribute(node: onnx.NodeProto, name: str) -> None:

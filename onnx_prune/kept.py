@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import prod as product
 from typing import Any
 
@@ -73,13 +73,13 @@ def _order(axis: Axis, n: int, plan: Plan, free: set[Atom]) -> Places:
         return order(axis, plan)
     if not isinstance(axis, Prod | Cat):
         return np.arange(n)
-    varying = _varying(axis, free)
+    varying = _varying(axis, free, plan)
     others = [size(part) for j, part in enumerate(axis.parts) if j != varying]
     rest = n // product(others) if isinstance(axis, Prod) else n - sum(others)
     found, before = np.zeros(int(isinstance(axis, Prod)), np.intp), 0
     for j, part in enumerate(axis.parts):
         width = rest if j == varying else size(part)
-        inner = _order(part, width, plan, free) if j == varying else order(part, plan)
+        inner = _order(part, width, plan, free)
         if isinstance(axis, Prod):
             found = np.add.outer(found * width, inner).ravel()
         else:
@@ -87,9 +87,10 @@ def _order(axis: Axis, n: int, plan: Plan, free: set[Atom]) -> Places:
     return found
 
 
-def _varying(axis: Prod | Cat, free: set[Atom]) -> int:
-    """The part whose size changes from run to run: one that is held, at least in part."""
-    return next(j for j, part in enumerate(axis.parts) if any(a not in free for a in atoms(part)))
+def _varying(axis: Prod | Cat, free: set[Atom], cut: Collection[Atom]) -> int:
+    """The part whose size changes from run to run: one held in part, and cut in part if one is."""
+    held = [j for j, part in enumerate(axis.parts) if not free.issuperset(atoms(part))]
+    return next((j for j in held if any(a in cut for a in atoms(axis.parts[j]))), held[0])
 
 
 def shapes_after(coupling: Coupling, plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -119,7 +120,11 @@ def size_kept(axis: Axis, n: int, counts: Mapping[Atom, int], free: set[Atom]) -
         return count(axis, counts)
     if not isinstance(axis, Prod | Cat):
         return n
-    varying = _varying(axis, free)
+    cut = [part for part in axis.parts if any(a in counts for a in atoms(part))]
+    if free.issuperset(a for part in cut for a in atoms(part)):  # of the others several may vary
+        sizes, left = map(size, cut), (count(part, counts) for part in cut)
+        return n // product(sizes) * product(left) if isinstance(axis, Prod) else n - sum(sizes) + sum(left)
+    varying = _varying(axis, free, counts)
     part = axis.parts[varying]
     others = [other for j, other in enumerate(axis.parts) if j != varying]
     if isinstance(axis, Prod):
@@ -150,11 +155,11 @@ def in_pieces(found: list[Places | None]) -> Callable[[Array], Iterator[Array]]:
 
     def take(array: Array) -> Iterator[Array]:
         row, rows = product(array.shape[1:]), found[0] if found else None
-        if array.ndim > 1 and row > pieces.PIECE:
+        if row > pieces.PIECE:
             for j in range(len(array)) if rows is None else rows:
                 yield from in_pieces(found[1:])(array[j])
             return
-        if not array.ndim or not row or (rows is not None and np.any(np.diff(rows) < 0)):
+        if not array.ndim or not row or (rows is not None and not np.array_equal(rows, np.sort(rows))):
             yield slicer(found)(array)  # what a shuffle orders anew is not large
             return
         runs, step = pieces.Runs(array), max(1, pieces.length(array.size) // row)

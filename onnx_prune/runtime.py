@@ -103,6 +103,8 @@ class Session:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nobody is timing
             if sum(map(tensors.nbytes, model.graph.initializer)) >= _INLINE:
                 options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
+            # a Shape is told before the next tensor is made: halves what a model takes that is asked for many
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._loops = _has_loop(model)
         self._weights: list[Any] = []  # onnxruntime reads them where they are

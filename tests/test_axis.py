@@ -14,14 +14,18 @@ from onnx_prune.axes.axis import (
     Cat,
     Mask,
     Prod,
+    Weave,
     atoms,
+    bearing,
     cat,
     count,
+    firsts,
     keep,
     order,
     owner,
     prod,
     size,
+    weave,
 )
 from tests.strategies import SIZES, axes_of, plans
 
@@ -35,7 +39,10 @@ def any_axis(draw: st.DrawFn) -> Axis:
     return draw(axes_of(draw(st.sampled_from([*SIZES, 8, 12, 24])), [], 3))
 
 
-A, B, ONE = Atom(2, "a"), Atom(3, "b"), Atom(1, "1")
+A, B, C, ONE = Atom(2, "a"), Atom(3, "b"), Atom(4, "c"), Atom(1, "1")
+P, Q, G, H = Atom(3, "p"), Atom(2, "q"), Atom(2, "g"), Atom(2, "h")
+ROW = weave([P, Q])  # p0 q0 p1 q1 p2
+REST = weave([G, H], [A, ONE])  # h0 g0 h1 g1: two of g's row and one of h's lie before
 
 
 @pytest.mark.parametrize(
@@ -105,11 +112,64 @@ def test_keep_by_hand(axis: Axis, plan: dict[Atom, Mask], stays: tuple[int, ...]
         # position 1 is row 0, column 1: it belongs to both channels
         (prod(A, A), A, [(0, 0), (0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 1), (3, 1)]),
         (cat(A, B, A), A, [(0, 0), (1, 1), (5, 0), (6, 1)]),
+        (prod(A, cat(ONE, A), ONE), ONE, [(0, 0), (3, 0)]),
+        (prod(B, A, C), A, [(8 * j + 4 * k + i, k) for j in range(3) for k in range(2) for i in range(4)]),
+        (prod(A, Atom(0), C), C, []),
+        (prod(A, Atom(0), C), A, []),
+        # p0 c0 p1 c1 p2 c2 c3
+        (ROW, P, [(0, 0), (2, 1), (4, 2)]),
+        (weave([P, C]), C, [(1, 0), (3, 1), (5, 2), (6, 3)]),
+        (weave([Q, cat(ONE, A)]), A, [(3, 0), (4, 1)]),
+        (ROW, A, []),
     ],
 )
 def test_owner_by_hand(axis: Axis, atom: Atom, pairs: list[tuple[int, int]]) -> None:
     positions, channels = owner(axis, atom)
+    assert (positions.dtype, channels.dtype) == (np.intp, np.intp)
     assert sorted(zip(positions.tolist(), channels.tolist(), strict=True)) == pairs
+
+
+@pytest.mark.parametrize(
+    ("axis", "plan", "stays", "places"),
+    [
+        (ROW, {}, (1, 1, 1, 1, 1), [0, 1, 2, 3, 4]),
+        (ROW, {P: mask(1, 0, 1), Q: mask(0, 1)}, (1, 0, 0, 1, 1), [0, 3, 4]),
+        # p1 is the first now, then q0, then p2
+        (ROW, {P: mask(0, 1, 1), Q: mask(1, 0)}, (0, 1, 1, 0, 1), [2, 1, 4]),
+        (REST, {}, (1, 1, 1, 1), [0, 1, 2, 3]),
+        (REST, {H: mask(0, 1)}, (0, 1, 1, 1), [2, 1, 3]),
+        # one of each before: it is g's turn
+        (REST, {A: mask(1, 0), G: mask(1, 0)}, (1, 1, 1, 0), [1, 0, 2]),
+        (cat(B, ROW), {P: mask(0, 1, 1), Q: mask(1, 0)}, (1, 1, 1, 0, 1, 1, 0, 1), [0, 1, 2, 5, 4, 7]),
+        (cat(ROW, B), {B: mask(1, 0, 1)}, (1, 1, 1, 1, 1, 1, 0, 1), [0, 1, 2, 3, 4, 5, 7]),
+        (prod(A, weave([G, H])), {G: mask(0, 1), H: mask(1, 0)}, (0, 1, 1, 0) * 2, [2, 1, 6, 5]),
+        (prod(weave([G, H]), A), {G: mask(0, 1), H: mask(1, 0)}, (0, 0, 1, 1, 1, 1, 0, 0), [4, 5, 2, 3]),
+    ],
+)
+def test_weaves_by_hand(
+    axis: Axis, plan: dict[Atom, Mask], stays: tuple[int, ...], places: list[int]
+) -> None:
+    assert keep(axis, plan).astype(int).tolist() == list(stays)
+    assert order(axis, plan).tolist() == places
+    assert (keep(axis, plan).dtype, order(axis, plan).dtype) == (np.bool_, np.intp)
+    assert count(axis, {atom: int(kept.sum()) for atom, kept in plan.items()}) == len(places)
+
+
+def test_a_weave_says_where_its_channels_are() -> None:
+    assert [str(axis) for axis in (ROW, REST)] == ["(p , q)", "(... g , h)"]
+    assert [firsts(ROW, at) for at in range(6)] == [[0, 0], [1, 0], [1, 1], [2, 1], [2, 2], [3, 2]]
+    assert [firsts(REST, at) for at in range(5)] == [[0, 0], [0, 1], [1, 1], [1, 2], [2, 2]]
+    assert list(bearing(prod(P, REST))) == [P, G, H, A, ONE]
+    assert list(atoms(REST)) == [G, H]
+
+
+def test_weaves_of_nothing_are_left_out() -> None:
+    empty, other = Atom(0, "e"), Atom(0, "other")
+    assert weave([empty, A, other], [A, A, A]) is A
+    assert weave([empty, other]) is empty
+    assert weave([A, B], [empty, empty]) == weave([A, B]) == Weave((A, B))
+    assert weave([ONE, A], [empty, ONE]) == Weave((ONE, A), (empty, ONE))
+    assert weave([A, empty, B]) == Weave((A, empty, B))
 
 
 def test_a_bundle_is_as_its_first_part() -> None:

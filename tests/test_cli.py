@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -319,13 +320,45 @@ def test_signals(signum: signal.Signals, code: int, turned: bool, fake: Fake) ->
         signal.signal(signum, before)
 
 
-def test_ctrl_c_before_the_work_begins(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onnx_prune.cli.check", interrupt)
-    result = run("in.onnx", "out.onnx")
+@pytest.mark.parametrize("place", ["cli.check", "terminal.program.Program.make_context"])
+def test_ctrl_c_before_the_work_begins(place: str, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"onnx_prune.{place}", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = run("in.onnx", "out.onnx", "-q")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result.exit_code, result.output) == (130, "")
+
+
+PROGRAM = """
+    import atexit, signal, sys
+    moment = sys.argv[1]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
+
+    class Stop:
+        def find_spec(self, name, *rest):
+            if name == moment:
+                signal.raise_signal(signal.SIGINT)
+
+    sys.meta_path.insert(0, Stop())
+    if moment == "exit":
+        atexit.register(signal.raise_signal, signal.SIGINT)
+    sys.argv = ["onnx-prune", "--version"]
+    from onnx_prune.__main__ import main
+    main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "code"),
+    [("onnx_prune.cli", 130), ("click", 130), ("onnx_prune.options", 130), ("exit", -signal.SIGINT)],
+)
+def test_ctrl_c_while_the_program_starts_and_ends(moment: str, code: int) -> None:
+    """A shell says 130 of the last one, too, which the signal itself ends."""
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), moment]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_ctrl_c_outside_of_click(monkeypatch: pytest.MonkeyPatch) -> None:

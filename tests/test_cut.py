@@ -55,7 +55,9 @@ def test_a_cut_is_what_the_plan_file_says(name: str) -> None:
     before = model.SerializeToString()
     coupling = analyse(model)
     chosen = half(coupling)
-    small = cut(coupling, chosen).whole()
+    draft = cut(coupling, chosen)
+    assert draft.content.keys() <= {tensor.name for tensor in draft.model.graph.initializer}
+    small = draft.whole()
     written = plan.make(coupling, chosen, sha256="", criterion="l1", ratio=0.5)
     assert model.SerializeToString() == before
     old, new = initializers(model), initializers(small)
@@ -113,9 +115,8 @@ def test_what_is_declared_and_is_not_so_goes() -> None:
     """Found: a cut gave another tensor the shape of the lie, and onnxruntime one place in memory for both."""
     model = small_cnn(batch="n")
     made = [node.output[0] for node in model.graph.node]
-    lies = {made[0]: ("n", 4, 8, 8), made[1]: ("n", 8)}
     truths = {made[2]: ("m", "c", 8, 8), made[3]: None}
-    for name, dims in (lies | truths).items():
+    for name, dims in {made[0]: ("n", 4, 8, 8), **truths, made[1]: ("n", 8)}.items():
         model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, dims))
     coupling = analyse(model)
     small = cut(coupling, keeping(group_of(coupling, "conv1.weight", 0), 0, 2, 5)).whole()
@@ -167,12 +168,34 @@ def test_a_shared_bias_is_parted_by_copy_on_write() -> None:
     }
 
 
-def test_equal_cuts_of_a_shared_bias_stay_one() -> None:
-    weights = {"w1": conv(4, 2), "w2": conv(4, 4), "w3": conv(2, 4), "b": noise(4)}
-    nodes = ["a = Conv(x, w1, b)", "c = Conv(a, w2, b)", "y = Conv(c, w3)"]
+@pytest.mark.parametrize(
+    ("cuts", "names"),
+    [
+        # the cut that most need keeps the name, or the first; copies are called after their first user
+        ([[0, 3], [0, 3], [0, 3]], ["b", "b", "b"]),
+        ([[0, 3], [1, 2], [1, 2]], ["b.a__", "b", "b"]),
+        ([[0, 3], [1, 2], [0, 3]], ["b", "b.c", "b"]),
+        ([[0, 3], [0, 3], [1, 2]], ["b", "b", "b.d_"]),
+        ([[0, 3], [1, 2], [1, 3]], ["b", "b.c", "b.d_"]),
+        # what stays whole is one more
+        ([None, [1, 2], [1, 2]], ["b.a__", "b", "b"]),
+        ([[1, 2], None, None], ["b.a__", "b", "b"]),
+    ],
+)
+def test_which_users_of_a_shared_bias_get_a_copy(cuts: list[list[int] | None], names: list[str]) -> None:
+    bias, own = noise(4), {f"w{j}": conv(4, 4) for j in (2, 3)}
+    weights = {"w1": conv(4, 2), **own, "w4": conv(2, 4), "b": bias, "b.a": noise(1), "b.d": noise(1)}
+    nodes = ["a = Conv(x, w1, b)", "c = Conv(a, w2, b)", "d = Conv(c, w3, b)", "y = Conv(d, w4)"]
+    nodes.append("b.a_ = Relu(d)")
     coupling = analyse(build(nodes, weights, {"x": IMAGE}, {"y": OUT}))
-    chosen = keeping(group_of(coupling, "w1", 0), 0, 3) | keeping(group_of(coupling, "w2", 0), 0, 3)
-    assert set(initializers(cut(coupling, chosen).whole())) == set(weights)
+    chosen: dict[Atom, Mask] = {}
+    for j, cut_to in enumerate(cuts, 1):
+        chosen |= keeping(group_of(coupling, f"w{j}", 0), *cut_to) if cut_to else {}
+    small = cut(coupling, chosen).whole()
+    assert [small.graph.node[j].input[2] for j in range(3)] == names
+    for name, cut_to in zip(names, cuts, strict=True):
+        np.testing.assert_array_equal(initializers(small)[name], bias if cut_to is None else bias[cut_to])
+    assert set(initializers(small)) == {*weights, *names}
 
 
 def test_three_convolutions_sharing_one_bias_are_pruned_and_run() -> None:
@@ -245,11 +268,11 @@ def test_what_was_dead_before_stays() -> None:
 def test_what_the_cut_leaves_dead_goes_and_nothing_else() -> None:
     """The operand of Reshape is computed from a shape; once it is wrong, a constant takes its place."""
     weights = {
+        "six": np.array([6]),
         "w1": conv(6, 2),
         "w2": noise(384, 3),
-        "six": np.array([6]),
-        "sixtyfour": np.array([64]),
         "one": np.array([1]),
+        "sixtyfour": np.array([64]),
     }
     nodes: list[Any] = [
         "a = Conv(x, w1)",
@@ -260,9 +283,13 @@ def test_what_the_cut_leaves_dead_goes_and_nothing_else() -> None:
         "y = MatMul(f, w2)",
     ]
     model = build(nodes, weights, {"x": IMAGE}, {"y": (1, 3)})
+    for name in ("n", "other", "six", "w1", "one", "x", "nothing", "s"):
+        kind = TensorProto.FLOAT if name in ("w1", "x") else TensorProto.INT64
+        model.graph.value_info.append(helper.make_tensor_value_info(name, kind, None))
     coupling = analyse(model)
     small = cut(coupling, keeping(group_of(coupling, "w1", 0), 0, 5)).whole()
     assert [n.output[0] for n in small.graph.node] == ["a", "other", "f", "y"]
+    assert [value.name for value in small.graph.value_info] == ["other", "w1", "one", "x", "nothing"]
     assert set(initializers(small)) == {"w1", "w2", "one", "f.operand1"}
     assert initializers(small)["f.operand1"].tolist() == [1, 128]
     check_model(small, full_check=True)
@@ -305,20 +332,22 @@ def test_a_dynamic_reshape_stays_dynamic(written: list[int]) -> None:
     assert small.graph.output == model.graph.output
 
 
-def test_split_without_lengths_gets_them() -> None:
+@pytest.mark.parametrize(("opset", "attributes"), [(17, {}), (18, {"num_outputs": 2})])
+def test_split_without_lengths_gets_them(opset: int, attributes: dict[str, Any]) -> None:
     weights = {"w1": conv(8, 2), "w2": conv(2, 4), "w3": conv(2, 4)}
     nodes: list[Any] = [
         "a = Conv(x, w1)",
-        node("p, q = Split(a)", axis=1),
+        node("p, q = Split(a)", axis=1, **attributes),
         "u = Conv(p, w2)",
         "v = Conv(q, w3)",
         "y = Add(u, v)",
     ]
-    coupling = analyse(build(nodes, weights, {"x": IMAGE}, {"y": OUT}))
+    coupling = analyse(build(nodes, weights, {"x": IMAGE}, {"y": OUT}, opset=opset))
     chosen = keeping(group_of(coupling, "w2", 1), 0) | keeping(group_of(coupling, "w3", 1), 0, 1, 3)
     small = cut(coupling, chosen).whole()
     [lengths] = [small.graph.node[1].input[1]]
     assert initializers(small)[lengths].tolist() == [1, 3]
+    assert [attribute.name for attribute in small.graph.node[1].attribute] == ["axis"]
     assert prove(coupling, chosen, small).error < 1e-6
 
 
@@ -339,7 +368,7 @@ def test_a_frozen_weight_takes_the_place_of_its_nodes() -> None:
     check_model(small, full_check=True)
 
 
-C, TIME = Atom(4, "c"), Atom(3, "t", "its size varies")
+C, TIME, SPACE = Atom(4, "c"), Atom(3, "t", "its size varies"), Atom(2, "s", "space")
 FIRST_AND_LAST = {C: np.array([True, False, False, True])}
 
 
@@ -354,6 +383,9 @@ FIRST_AND_LAST = {C: np.array([True, False, False, True])}
         (cat(C, TIME), 6, [0, 3, 4, 5]),
         (cat(C, TIME, C), 10, [0, 3, 4, 5, 6, 9]),
         (prod(Atom(2, "g"), cat(TIME, C)), 10, [0, 1, 4, 5, 6, 9]),
+        # of two held parts the one that is cut in part
+        (prod(SPACE, cat(TIME, C)), 10, [0, 1, 4, 5, 6, 9]),
+        (cat(SPACE, prod(TIME, C)), 10, [0, 1, 2, 5, 6, 9]),
     ],
 )
 def test_what_stays_where_a_held_part_varies(axis: Axis, size: int, places: list[int]) -> None:
@@ -364,4 +396,33 @@ def test_what_stays_where_a_held_part_varies(axis: Axis, size: int, places: list
     assert found is not None
     assert mask is not None
     assert found.tolist() == np.flatnonzero(mask).tolist() == places
-    assert kept.size_kept(axis, size, {C: 2}, free) == len(places)
+    count = kept.size_kept(axis, size, {C: 2}, free)
+    assert (count, type(count)) == (len(places), int)
+
+
+@pytest.mark.parametrize(
+    ("axis", "size"),
+    [(C, None), (prod(TIME, C), None), (TIME, 5), (prod(TIME, SPACE), 30), (cat(SPACE, TIME), 9), (C, 9)],
+)
+def test_what_stays_whole(axis: Axis, size: int | None) -> None:
+    """All channels of a plan, axes that it does not cut, and atoms whose size is another than it says."""
+    plan = {C: np.ones(4, np.bool_)} if size is None else FIRST_AND_LAST
+    coupling: Any = SimpleNamespace(axes={"x": (axis,)}, groups=[SimpleNamespace(atom=C)])
+    shape = None if size is None else (size,)
+    assert kept.stays(coupling, "x", plan, shape) == kept.masks(coupling, "x", plan, shape) == [None]
+
+
+@pytest.mark.parametrize(
+    ("axis", "size", "left"),
+    [
+        # which of the held parts varies does not matter
+        (prod(TIME, C, SPACE), 3 * 5 * 4, 3 * 5 * 2),
+        (prod(TIME, C, SPACE, C), 4 * 7 * 4 * 4, 4 * 7 * 2 * 2),
+        (cat(TIME, C, SPACE, C), 9 + 4 + 4, 9 + 2 + 2),
+        (prod(SPACE, cat(C, TIME)), 2 * (4 + 8), 2 * (2 + 8)),
+        (cat(SPACE, prod(TIME, C)), 2 + 5 * 4, 2 + 5 * 2),
+    ],
+)
+def test_how_much_stays_where_several_parts_are_held(axis: Axis, size: int, left: int) -> None:
+    found = kept.size_kept(axis, size, {C: 2}, {C})
+    assert (found, type(found)) == (left, int)

@@ -22,6 +22,7 @@ from onnx import ModelProto
 
 from onnx_prune.errors import InputError, Interrupted, Unwritable
 from onnx_prune.model import files, tensors
+from onnx_prune.signals import terminable
 from tests.file_models import as_nobody, build, names, run, weight, write, write_external
 
 
@@ -120,13 +121,14 @@ SAVER = """
     import signal, sys, numpy as np
     from onnx import TensorProto, helper
     from onnx_prune.model import files
+    from onnx_prune.signals import terminable
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
     folder, external = sys.argv[1:]
     info = [helper.make_tensor_value_info("y", 1, [300_000])]
     stored = [TensorProto(name=n, data_type=1, dims=[300_000]) for n in "abcdefgh"]
     graph = helper.make_graph([helper.make_node("Sum", list("abcdefgh"), ["y"])], "g", [], info, stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with files.terminable():
+    with terminable():
         print("ready", flush=True)
         for number in range(1000):
             content = {n: lambda: np.full(300_000, number, np.float32) for n in "abcdefgh"}
@@ -158,7 +160,7 @@ def test_signals_at_random_moments(tmp_path: Path, number: int, code: int, exter
 
 
 def interrupt_twice() -> None:
-    with files.terminable():
+    with terminable():
         try:
             signal.raise_signal(signal.SIGINT)
         finally:
@@ -175,11 +177,11 @@ def test_terminable_counts_the_first_signal_only_and_restores() -> None:
 
 def test_terminable_says_so_whatever_became_of_the_signal() -> None:
     def lose() -> None:
-        with files.terminable(), suppress(Interrupted):
+        with terminable(), suppress(Interrupted):
             signal.raise_signal(signal.SIGTERM)
 
     def turn() -> None:
-        with files.terminable():
+        with terminable():
             try:
                 signal.raise_signal(signal.SIGTERM)
             except Interrupted as stopped:
@@ -194,7 +196,7 @@ def test_terminable_says_so_whatever_became_of_the_signal() -> None:
 def test_terminable_leaves_ignored_signals_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with files.terminable():
+        with terminable():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -204,7 +206,7 @@ def test_terminable_in_another_thread_changes_nothing() -> None:
     seen: list[Callable[..., object] | int | None] = []
 
     def work() -> None:
-        with files.terminable():
+        with terminable():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

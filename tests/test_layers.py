@@ -26,7 +26,7 @@ LAYERS = [
         "calibration.countdown",
         "sparse.orientation",
     },
-    {"plugins", "model.threads"},
+    {"plugins", "signals", "model.threads"},
     {
         "axes.relation",
         "model.wire",

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_prune.axes.axis import Atom, atoms
 from onnx_prune.axes.pattern import pattern
-from onnx_prune.axes.relation import NEVER, WHOLE, Op, Relation, Shape, hold, letters, mix, positive
+from onnx_prune.axes.relation import NEVER, WHOLE, Op, Relation, Restate, Shape, hold, letters, mix, positive
 from onnx_prune.errors import Misfit
 
 
@@ -87,8 +87,15 @@ def test_marks_carry_the_reason() -> None:
         None,
         "because",
     )
-    assert (relation.zero, relation.why) == (NEVER, "because")
-    assert pattern(op("2", "2"), "*a -> a").why == WHOLE
+    assert relation.zero == NEVER
+    [dims] = pattern(op("2", "2"), "*a -> a").results
+    assert dims is not None
+    assert [atom.held for axis in dims for atom in atoms(axis)] == [WHOLE]
+
+
+def test_a_misspelt_form_of_restating_is_refused() -> None:
+    with pytest.raises(ValueError, match="'size' is no form of Restate: one of sizes, shape"):
+        Restate("group", "size", (None,))  # type: ignore[arg-type]
 
 
 def test_restated_attributes_follow_their_letter() -> None:

@@ -284,7 +284,7 @@ def test_the_check_fails_where_a_mask_was_not_obeyed() -> None:
     weight = noise(4, 4)
     zero, keep = np.zeros((), np.float32), noise(4, 4, seed=1) > 0
     new = np.where(keep, weight, np.float32(0))
-    assert zeroing.inspect("w", keep, weight, new, weight, zero).zeros == (~keep).sum()
+    assert zeroing.inspect("w", keep, weight, new, weight, zero)[1].zeros == (~keep).sum()
     other = np.where(keep, 2 * weight, np.float32(0))
     for wrong in (weight, other, new.astype(np.float64)):
         with pytest.raises(ProofFailed, match="tensor 'w' is not its mask times its weights"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_prune.axes.axis import Atom, Axis, Bundle, atoms, cat, keep, prod, size, weave
-from onnx_prune.axes.unify import TANGLED, UNLIKE, Solver
+from onnx_prune.axes.unify import EMPTY, TANGLED, UNLIKE, Solver
 from tests.strategies import equations, plans, sound_equations
 
 
@@ -100,11 +100,17 @@ def test_size_one_beside_held_is_wholly_held() -> None:
     assert solver.held(other) == "space"
 
 
+def test_of_two_reasons_the_first_is_handed_on() -> None:
+    solver, other = Solver(), Atom(5, "x")
+    solver.unify(other, cat(Atom(2, "a", "one"), Atom(3, "b", "two")))
+    assert solver.held(other) == "one"
+
+
 def test_zero_sizes_are_held() -> None:
     solver = Solver()
     a, b = prod(Atom(4, "a"), Atom(0, "b")), prod(Atom(0, "c"), Atom(3, "d"))
     solver.unify(a, b)
-    assert all(solver.held(atom) for atom in atoms(a))
+    assert {solver.held(atom) for atom in atoms(cat(a, b))} == {EMPTY}
 
 
 def test_mixed_follows_a_definition() -> None:
@@ -130,6 +136,7 @@ def test_a_concatenation_of_multiples_is_factored_part_by_part() -> None:
     assert solver.unify(prod(Atom(3, "o"), cat(p, q)), prod(e, d)) is None
     (_, pair), (_, other) = solver.resolve(p).parts, solver.resolve(q).parts
     assert pair is other is solver.resolve(d)
+    assert str(solver.resolve(cat(p, q))) == "((h d) + (h d))"
     assert [atom.size for atom in atoms(solver.resolve(cat(p, q)))] == [2, 2, 3, 2]
     assert [atom.size for atom in atoms(solver.resolve(e))] == [3, 2, 3]
 
@@ -171,9 +178,24 @@ def test_weaves_and_bundles_of_other_shapes_do_not_line_up() -> None:
         solver, a, b = Solver(), Atom(3, "a"), Atom(3, "b")
         assert solver.unify(weave([a, b]), other) == UNLIKE
         assert solver.held(a) == solver.held(b) == UNLIKE
-    solver, a, b = Solver(), Atom(6, "a"), Atom(6, "b")
-    assert solver.unify(Bundle((a, b)), cat(Atom(2), Atom(4))) == UNLIKE
-    assert solver.held(a) == solver.held(b) == UNLIKE
+    for turned in (False, True):
+        solver, a, b = Solver(), Atom(6, "a"), Atom(6, "b")
+        pair = (Bundle((a, b)), cat(Atom(2), Atom(4)))
+        assert solver.unify(*(reversed(pair) if turned else pair)) == UNLIKE
+        assert solver.held(a) == solver.held(b) == UNLIKE
+
+
+def test_a_weave_is_no_concatenation_of_its_parts() -> None:
+    solver, a, b, c, d = Solver(), *(Atom(2, name) for name in "abcd")
+    assert solver.unify(weave([a, b]), cat(c, d)) is None
+    first, last = (list(atoms(solver.resolve(part))) for part in (a, b))
+    assert list(atoms(solver.resolve(cat(c, d)))) == [first[0], last[0], first[1], last[1]]
+
+
+def test_what_is_dealt_out_after_itself_is_held() -> None:
+    solver, a, parts = Solver(), Atom(4, "a"), [Atom(2), Atom(2)]
+    assert solver.unify(a, weave(parts, [a, Atom(4)])) == TANGLED
+    assert {solver.held(atom) for atom in (a, *parts)} == {TANGLED}
 
 
 def test_single_channels_that_hold_what_they_meet_have_to_stay() -> None:
@@ -214,6 +236,25 @@ def test_only_what_is_too_tangled_is_given_up() -> None:
         fine = [Atom(2, "a") for _ in range(twos + 1)]
         coarse = [Atom(1, "f"), *(Atom(2, "b") for _ in range(twos)), Atom(1, "l")]
         assert Solver().unify(cat(*fine, Atom(5)), cat(*coarse, *more)) == why
+
+
+def test_what_is_split_keeps_its_letter() -> None:
+    solver, c, d = Solver(), Atom(6, "c"), Atom(2, "d")
+    solver.unify(cat(c, d), cat(Atom(2, "e"), Atom(4, "f"), Atom(2, "g")))
+    assert str(solver.resolve(cat(c, d))) == "(c + c + d)"
+    solver, c, d = Solver(), Atom(6, "c"), Atom(2, "d")
+    solver.unify(prod(d, c), prod(Atom(2, "e"), Atom(2, "f"), Atom(3, "g")))
+    assert str(solver.resolve(prod(d, c))) == "(d c c)"
+
+
+def test_many_groupings_are_given_up() -> None:
+    """Of (4 3) against (2 6) each takes two splits; those after the 64th find no end."""
+    for count, why in ((33, None), (34, TANGLED)):
+        solver = Solver()
+        fours, sixes = ([prod(Atom(a, "a"), Atom(b, "b")) for _ in range(count)] for a, b in ((4, 3), (2, 6)))
+        assert solver.unify(cat(*fours), cat(*sixes)) == why
+        held = [{solver.held(atom) for atom in atoms(solver.resolve(axis))} for axis in (*fours, *sixes)]
+        assert held == ([{None}] * (count - 1) + [{why}]) * 2
 
 
 def test_borders_inside_a_weave_and_a_product() -> None:

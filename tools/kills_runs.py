@@ -325,7 +325,7 @@ def _inside(arguments: list[str], disturb: Disturb, tell: int, say: int) -> None
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(say, 2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs behind ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the program does first; a shell may have it ignored
         atomic.open = calls.open  # type: ignore[attr-defined]
         for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "chmod")):
             calls.watch(owner, name)

@@ -2,7 +2,8 @@
 
 mutmut leaves functions with decorators alone, and all rules have one: in the copy that is mutated they are
 registered by a call below.  Its own runner collects the tests anew for each mutant, and runs them in any
-order; here the quickest run first, or the one that killed this mutant the last time.
+order; here the quickest run first, but before them those that killed other mutants of the function, and
+before these the one that killed this mutant the last time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -122,13 +125,17 @@ class Runs:
         mutants: what to run.
         killers: for some of them, the test to try first.
         jobs: how many at a time.
+        until: when to start no more of them, in seconds of the monotonic clock.
     """
 
-    def __init__(self, mutants: list[Mutant], killers: dict[Mutant, str], jobs: int) -> None:
+    def __init__(
+        self, mutants: list[Mutant], killers: dict[Mutant, str], jobs: int, until: float = inf
+    ) -> None:
         self.outcomes: dict[Mutant, Outcome] = {}
-        self._mutants, self._killers, self._jobs = mutants, killers, jobs
+        self._mutants, self._killers, self._jobs, self._until = mutants, killers, jobs, until
         self._callers: dict[str, list[pytest.Item]] = {}  # of each function, the quickest first
         self._seconds: dict[str, float] = {}
+        self._often: dict[str, Counter[str]] = defaultdict(Counter)  # of each function, what killed others
 
     def run(self, tests: list[str]) -> None:
         """Collect `tests` in the copy and run the mutants.
@@ -141,7 +148,8 @@ class Runs:
         config()
         alone = ["-o", "addopts=", "--doctest-modules", "-p", "no:xdist", "-p", "no:cacheprovider"]
         code = pytest.main([*alone, "-q", *tests], plugins=[self])
-        if code != 0 or len(self.outcomes) != len(self._mutants):
+        late = time.monotonic() > self._until
+        if code != 0 or (len(self.outcomes) != len(self._mutants) and not late):
             raise RuntimeError(f"pytest ended with {code}")
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -154,6 +162,8 @@ class Runs:
         running: dict[int, tuple[Mutant, int]] = {}
         waiting = list(reversed(self._mutants))
         while waiting or running:
+            if time.monotonic() > self._until:
+                waiting.clear()
             while waiting and len(running) < self._jobs:
                 mutant = waiting.pop()
                 tests = self._tests(mutant)
@@ -178,6 +188,7 @@ class Runs:
 
     def _done(self, mutant: Mutant, outcome: Outcome) -> None:
         self.outcomes[mutant] = outcome
+        self._often[mutant.function][outcome.by] += 1
         if not len(self.outcomes) % 100:
             clock = time.strftime("%H:%M:%S")
             print(f"{clock} {len(self.outcomes)} of {len(self._mutants)}", file=sys.__stderr__, flush=True)
@@ -208,8 +219,8 @@ class Runs:
 
     def _tests(self, mutant: Mutant) -> list[pytest.Item]:
         tests = self._callers.get(mangled_name_from_mutant_name(mutant.name), [])
-        killer = self._killers.get(mutant)
-        return sorted(tests, key=lambda item: item.nodeid != killer)
+        killer, often = self._killers.get(mutant), self._often[mutant.function]
+        return sorted(tests, key=lambda item: (item.nodeid != killer, -often[item.nodeid]))
 
     def _try(self, tests: list[pytest.Item], name: str) -> str:
         set_mutant_under_test(name)

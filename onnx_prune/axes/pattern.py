@@ -203,4 +203,4 @@ def pattern(
         Restate(target, "implied", tuple(map(build, _parse_tensor(axes))), value)
         for target, (axes, value) in (implied or {}).items()
     )
-    return Relation(operands, results, followers, zero, zeroed=zeroed, why=why)
+    return Relation(operands, results, followers, zero, zeroed=zeroed)

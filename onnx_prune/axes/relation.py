@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -23,6 +23,7 @@ from onnx_prune.errors import Misfit
 Shape = tuple[int, ...]
 Dims = tuple[Axis, ...]
 Zero = tuple[tuple[int, ...], ...]
+Form = Literal["sizes", "shape", "positions", "indices", "implied", "ones"]
 CARRIED: Zero = ()
 NEVER: Zero = ((),)
 WHOLE = "the operator needs it whole"
@@ -46,12 +47,19 @@ class Restate:
             size one, and has to say the sizes of `axes` once a cut leaves another dim of that size.
         axes: one axis an entry; None leaves the entry alone.
         value: what an attribute that is left out meant before the cut.
+
+    Raises:
+        ValueError: there is no such form.
     """
 
     target: int | str
-    form: Literal["sizes", "shape", "positions", "indices", "implied", "ones"]
+    form: Form
     axes: tuple[Axis | None, ...]
     value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            raise ValueError(f"{self.form!r} is no form of Restate: one of {', '.join(get_args(Form))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,6 @@ class Relation:
         unread: operands of which the node takes the type and not the values: they are not summed over.
         reads: the operands that stand for numbers in integers.
         writes: the results that do.
-        why: the reason given for letters that the rule holds.
     """
 
     operands: tuple[Dims | None, ...]
@@ -114,7 +121,6 @@ class Relation:
     unread: tuple[int, ...] = ()
     reads: tuple[Code, ...] = ()
     writes: tuple[Code, ...] = ()
-    why: str = WHOLE
 
     def __str__(self) -> str:
         def side(values: Sequence[Dims | None]) -> str:
@@ -193,9 +199,13 @@ class Op:
             raise Misfit(f"{self.type} has no result {k}")
         return shape
 
+    def value(self, k: int) -> NDArray[Any] | None:
+        """Operand `k`, where it is a known constant."""
+        return self.values[k] if k < len(self.values) else None
+
     def const(self, k: int) -> list[int] | None:
         """Operand `k` as a flat list of integers, where it is a known constant."""
-        value = self.values[k] if k < len(self.values) else None
+        value = self.value(k)
         return None if value is None else [int(v) for v in value.ravel()]
 
     def constant(self, name: str, k: int) -> list[int] | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_prune.axes.axis import Atom, Axis, Mask, order, size
+from onnx_prune.axes.relation import Form
 
 
 def restated(
     value: NDArray[Any],
-    form: Literal["sizes", "shape", "positions", "indices", "implied", "ones"],
+    form: Form,
     axes: Sequence[Axis | None],
     plan: Mapping[Atom, Mask],
 ) -> NDArray[Any]:

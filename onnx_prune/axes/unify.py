@@ -177,7 +177,7 @@ class Solver:
         """Line two products up from the tail, splitting the longer factor; the number of splits."""
         left, right, splits = list(a.parts), list(b.parts), 0
         pairs: list[tuple[Axis, Axis]] = []
-        while left and right:
+        while left:  # and so is the other, of the same size
             x, y = self.resolve(left.pop()), self.resolve(right.pop())
             if isinstance(x, Prod) or isinstance(y, Prod):
                 left.extend(x.parts if isinstance(x, Prod) else (x,))
@@ -211,7 +211,7 @@ class Solver:
         right: deque[Axis] = deque([b])
         splits = 0
         pairs: list[tuple[Axis, Axis]] = []
-        while left and right:
+        while left:  # and so is the other, of the same size
             x, y = self.resolve(left.popleft()), self.resolve(right.popleft())
             if isinstance(x, Cat) or isinstance(y, Cat):
                 left.extendleft(reversed(x.parts) if isinstance(x, Cat) else (x,))
@@ -276,8 +276,8 @@ class Solver:
 
 def _alike(a: Weave | Bundle, b: Axis) -> bool:
     """Whether two axes deal out, or bundle, parts of the same sizes alike."""
-    if type(a) is not type(b) or not isinstance(b, Weave | Bundle):
+    if not isinstance(b, Weave | Bundle):
         return False
     if isinstance(a, Weave) and isinstance(b, Weave) and a.before != b.before:
         return False
-    return list(map(size, a.parts)) == list(map(size, b.parts))
+    return list(map(size, a.parts)) == list(map(size, b.parts))  # never of a weave and a bundle of one size

@@ -12,17 +12,15 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import signal
 import stat
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from onnx_prune.errors import Interrupted, Unwritable
+from onnx_prune.errors import Unwritable
+from onnx_prune.signals import unstoppable
 
 if TYPE_CHECKING:  # numpy is imported once signals are minded, as all that is compiled
     import numpy as np
@@ -33,77 +31,6 @@ _PIECE = 1 << 20  # bytes written at once: of more at a time a Linux kernel made
 _WINDOW = 1 << 25  # bytes after which the disk is set to work, while more are made
 _PATIENCE = 2.0  # seconds that one run waits for another to put its files in place
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into `Interrupted`, so that what was begun is cleaned up.
-
-    Only the first signal counts: a second one cannot stop the cleaning. Once it has come, no other error is
-    heard: what it meets half way may turn it into one of its own (a compiled module that is imported), or
-    lose it. Signals that the process was told to ignore (`nohup`) stay ignored. Outside the main thread
-    nothing changes.
-
-    Example:
-        >>> try:
-        ...     with terminable():
-        ...         signal.raise_signal(signal.SIGTERM)
-        ... except Interrupted as stop:
-        ...     stop.code
-        143
-    """
-    came: list[int] = []
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if not came:
-            came.append(signum)
-            raise Interrupted(signum)
-
-    with _handling(stop):
-        try:
-            yield
-        finally:
-            if came:
-                raise Interrupted(came[0])
-
-
-@contextmanager
-def unstoppable() -> Iterator[None]:
-    """Let signals wait until the block, which must be short, has ended.
-
-    Example:
-        >>> try:
-        ...     with unstoppable():
-        ...         signal.raise_signal(signal.SIGINT)
-        ...         print("still here")
-        ... except KeyboardInterrupt:
-        ...     print("stopped")
-        still here
-        stopped
-    """
-    waiting: list[int] = []
-    with _handling(lambda signum, frame: waiting.append(signum)):
-        yield
-    for signum in waiting:
-        signal.raise_signal(signum)
-
-
-@contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle the signals that ask to stop, in the main thread and where Python may restore them."""
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.getsignal(number)
-    try:
-        for number in before:
-            signal.signal(number, handler)
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 @contextmanager

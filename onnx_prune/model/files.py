@@ -20,11 +20,10 @@ from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, 
 
 from onnx_prune.errors import InputError
 from onnx_prune.model import dense, lazy, tensors, wire
-from onnx_prune.model.atomic import Replacement, alone, replacing, terminable, unstoppable
+from onnx_prune.model.atomic import Replacement, alone, replacing
 from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.wellformed import check_calls, check_names, check_versions
-
-__all__ = ["load", "save", "terminable"]
+from onnx_prune.signals import unstoppable
 
 _RELEASE = 1 << 22  # bytes parsed between two times that the map's pages are given back
 PROTOBUF_LIMIT = 2**31 - 1

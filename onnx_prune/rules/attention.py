@@ -44,6 +44,11 @@ def wanted(op: Op, k: int) -> bool:
     return k < len(op.outs) and op.outs[k] is not None
 
 
+def implied_scale(width: float) -> dict[str, tuple[str, float]]:
+    """What a `scale` that is left out means for heads of `width` channels."""
+    return {"scale": ("d", 1 / sqrt(max(width, 1)))}
+
+
 @rule("Attention")
 def attention(op: Op) -> Relation:
     """*b (k r) *s d, *b k *t d, *b k *t v, mask, past, past, length -> *b (k r) *s v, cache, cache, scores
@@ -75,7 +80,7 @@ def attention(op: Op) -> Relation:
         "*b",
     )
     outs = (heads(op.out(), "(k r)", "*s", "v"), f"*b k *u {d}", "*b k *u v", "*b (k r) *s *u")
-    width = query[-1] if len(query) == 4 else query[-1] // queries
+    width = query[-1] if len(query) == 4 else query[-1] / queries
     zero: Zero = ((2,), (5,))
     followers = {"q_num_heads": "(k r)", "kv_num_heads": "k"}
     return pattern(
@@ -85,7 +90,7 @@ def attention(op: Op) -> Relation:
         why=POSITIONS,
         whys={"d": TWICE},
         restate={name: axes for name, axes in followers.items() if name in op.attrs},
-        implied={} if "scale" in op.attrs else {"scale": ("d", 1 / sqrt(width))},
+        implied={} if "scale" in op.attrs else implied_scale(width),
         k=pairs,
         r=queries // pairs,
     )
@@ -137,4 +142,4 @@ def tensor_scatter(op: Op) -> Relation:
     update = list(dims)
     update[axis] = hold(letters(op.shape(1), "abcdefghij")[axis], POSITIONS)
     rest = (None,) * (len(op.ins) - 2)
-    return Relation((tuple(dims), tuple(update), *rest), (tuple(dims),), zero=CARRIED, why=POSITIONS)
+    return Relation((tuple(dims), tuple(update), *rest), (tuple(dims),), zero=CARRIED)

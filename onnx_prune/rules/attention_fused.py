@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import sqrt
 
 from onnx_prune.axes.pattern import pattern
 from onnx_prune.axes.relation import NEVER, Code, Op, Relation, Zero
 from onnx_prune.errors import Misfit
 from onnx_prune.rules import rule
-from onnx_prune.rules.attention import POSITIONS, ROTATED, TWICE, heads, optional, rotated, spread, wanted
+from onnx_prune.rules.attention import (
+    POSITIONS,
+    ROTATED,
+    TWICE,
+    heads,
+    implied_scale,
+    optional,
+    rotated,
+    spread,
+    wanted,
+)
 
 MICROSOFT = "com.microsoft"
 SHARED = "queries, keys and values have one head size"
 
 
-def _scale(op: Op, count: int, hidden: int) -> dict[str, tuple[str, float]]:
+def _scale(op: Op, width: float) -> dict[str, tuple[str, float]]:
     """The default of `scale`, which 0 stands for, too."""
-    return {} if op.attrs.get("scale") else {"scale": ("d", 1 / sqrt(max(hidden // count, 1)))}
+    return {} if op.attrs.get("scale") else implied_scale(width)
 
 
 @rule("Attention", domain=MICROSOFT)
@@ -55,7 +64,7 @@ def attention(op: Op) -> Relation:
         why=POSITIONS,
         whys={"d": TWICE if cached else ROTATED},
         restate={"num_heads": "h", "qkv_hidden_sizes": f"(h {d}) (h {d}) (h {v})"},
-        implied=_scale(op, count, sizes[0]),
+        implied=_scale(op, sizes[0] / count),
         h=count,
         d=sizes[0] // count,
     )
@@ -129,7 +138,7 @@ def multi_head_attention(op: Op) -> Relation:
     source = 0 if len(query) == 5 else 1 if packed else 2
     zero: Zero = ((source,), (3,), (7,))
     keys: Zero = ((1 if key else 0,), (6,))
-    width = query[-1] if len(query) == 5 else query[-1] // max(count, 1)
+    width = query[-1] if len(query) == 5 else query[-1] / max(count, 1)
     return pattern(
         op,
         f"{', '.join(ins)} -> *b *s (h {v}), *b h *u {d}, *b h *u {v}, *b h *s *u",
@@ -137,7 +146,7 @@ def multi_head_attention(op: Op) -> Relation:
         why=POSITIONS,
         whys={"d": SHARED if shared else TWICE},
         restate={"num_heads": "h"},
-        implied=_scale(op, 1, width),
+        implied=_scale(op, width),
         h=count,
     )
 

@@ -54,7 +54,7 @@ def deform_conv(op: Op) -> Relation:
     >>> print(deform_conv(Op("DeformConv", shapes, ((1, 9, 6, 6),))))
     n i *d0 *d1, o i *k0 *k1, n *f *e0 *e1, o -> n o *e0 *e1
     """
-    g, i = ("*g", "*i") if op.integer("offset_group", 1) > 1 else ("g", "i")
+    g, i = ("*g", "*i") if op.integer("offset_group") > 1 else ("g", "i")
     return pattern(
         op,
         f"n ({g} {i}) *d..., ({g} o) {i} *k..., n *f *e..., ({g} o), n *m *e... -> n ({g} o) *e...",

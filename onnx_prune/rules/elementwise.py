@@ -49,7 +49,7 @@ def every(op: Op, operands: Iterable[int]) -> Zero:
     harmless = {"Max": np.less_equal, "Min": np.greater_equal}.get(op.type, np.equal)
 
     def known(k: int) -> bool:
-        value = op.values[k] if k < len(op.values) else None
+        value = op.value(k)
         return value is not None and value.dtype.kind in "biuf" and bool(np.all(harmless(value, 0)))
 
     return tuple((k,) for k in operands if not known(k))
@@ -108,7 +108,7 @@ def _within_bounds(op: Op) -> bool:
             bound = np.asarray(op.attrs[name])
         elif not op.has(k):
             continue
-        elif k < len(op.values) and (value := op.values[k]) is not None:
+        elif (value := op.value(k)) is not None:
             bound = value
         else:
             return False
@@ -218,7 +218,7 @@ def power(op: Op) -> Relation:
     >>> print(power(square), power(square).zero)
     a b, () -> a b ((0,),)
     """
-    exponent = op.values[1] if len(op.values) > 1 else None
+    exponent = op.value(1)
     positive = exponent is not None and bool(np.all(exponent > 0))
     return broadcast(op, ((0,),) if positive else NEVER, divisors=(1,) if positive else (0, 1))
 

@@ -51,5 +51,4 @@ def gather_block_quantized(op: Op) -> Relation:
         ((*result[:at], wide, *result[at + 1 :]),),
         zero=BY_DATA,
         reads=(Code(0, 2, 3 if op.has(3) else None, axis=quantized, block=block),) if whole else (),
-        why=BLOCK,
     )

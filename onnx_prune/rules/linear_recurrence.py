@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 from onnx_prune.axes.pattern import pattern
 from onnx_prune.axes.relation import NEVER, Op, Relation, Zero
 from onnx_prune.errors import Misfit
 from onnx_prune.rules import rule
-from onnx_prune.rules.attention import POSITIONS, TWICE, optional, wanted
+from onnx_prune.rules.attention import POSITIONS, TWICE, implied_scale, optional, wanted
 
 MICROSOFT = "com.microsoft"
 
@@ -57,7 +55,6 @@ def linear_attention(op: Op) -> Relation:
         "*b *t k" if decay and decay[-1] == pairs else f"*b *t (k {d})",
         "*b *t k" if rate and rate[-1] == pairs else "*b *t 1",
     )
-    width = op.shape()[-1] // queries
     return pattern(
         op,
         f"{', '.join(ins)} -> *b *t (k r v), *b k {d} v",
@@ -65,7 +62,7 @@ def linear_attention(op: Op) -> Relation:
         why=POSITIONS,
         whys={"d": TWICE},
         restate={"q_num_heads": "(k r)", "kv_num_heads": "k"},
-        implied={} if op.attrs.get("scale") else {"scale": ("d", 1 / sqrt(max(width, 1)))},
+        implied={} if op.attrs.get("scale") else implied_scale(op.shape()[-1] / queries),
         k=pairs,
         r=queries // pairs,
     )

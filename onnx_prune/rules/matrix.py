@@ -24,7 +24,7 @@ def trilu(op: Op) -> Relation:
         raise Misfit(f"a tensor of shape {shape} holds no matrices")
     *stack, m, n = letters(shape)
     dims = (*stack, hold(m, ENTRIES), hold(n, ENTRIES))
-    return Relation((dims, *(None,) * (len(op.ins) - 1)), (dims,), why=ENTRIES)
+    return Relation((dims, *(None,) * (len(op.ins) - 1)), (dims,))
 
 
 @rule("Det")
@@ -36,7 +36,7 @@ def determinant(op: Op) -> Relation:
     """
     *stack, m, n = letters(op.shape())
     rows = (*stack, hold(m, ENTRIES), hold(n, ENTRIES))
-    return Relation((rows,), (tuple(stack),), why=ENTRIES)
+    return Relation((rows,), (tuple(stack),))
 
 
 @rule("Inverse", domain="com.microsoft")

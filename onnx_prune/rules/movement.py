@@ -171,7 +171,7 @@ def _fill(op: Op) -> float | None:
     """What Pad writes, None where only a run tells."""
     if not op.has(2):
         return float(op.attrs.get("value", 0))
-    value = op.values[2] if len(op.values) > 2 else None
+    value = op.value(2)
     return None if value is None else float(value.ravel()[0])
 
 
@@ -194,11 +194,10 @@ def slice_(op: Op) -> Relation:
     taken: list[Axis] = list(whole)
     at_start: list[Axis | None] = [None] * count
     at_end: list[Axis | None] = [None] * count
-    unknown = starts is None or ends is None or steps is None
     touched = range(len(shape)) if axes is None else [positive(axis, len(shape)) for axis in axes]
     for j, d in enumerate(touched):
         x = Atom(shape[d], str(whole[d]))
-        if unknown or axes is None or starts is None or ends is None or steps is None:
+        if axes is None or starts is None or ends is None or steps is None:
             whole[d], taken[d] = hold(x, RUN_TIME), Atom(out[d], f"{x.name}1", RUN_TIME)
             continue
         first, last, _ = slice(starts[j], ends[j], steps[j]).indices(shape[d])

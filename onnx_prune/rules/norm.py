@@ -76,7 +76,7 @@ def _trailing(op: Op, zero: Zero) -> Relation:
     affine = tuple(None if s is None else align(s, inner) for s in op.ins[1:])
     statistics = tuple(None if s is None else (*outer, *(Atom(1, "1") for _ in inner)) for s in op.outs[1:])
     dims = (*outer, *inner)
-    return Relation((dims, *affine), (dims, *statistics), zero=zero, why=STATISTIC)
+    return Relation((dims, *affine), (dims, *statistics), zero=zero)
 
 
 @rule("LayerNormalization")
@@ -126,7 +126,7 @@ def mean_variance_norm(op: Op) -> Relation:
 def _over(op: Op, axes: set[int], zero: Zero) -> Relation:
     """One tensor, with a statistic over the dims `axes`."""
     dims = tuple(mix(a, STATISTIC) if j in axes else a for j, a in enumerate(letters(op.shape())))
-    return Relation((dims,), (dims,), zero=zero, why=STATISTIC)
+    return Relation((dims,), (dims,), zero=zero)
 
 
 @rule("LRN")

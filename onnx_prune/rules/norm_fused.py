@@ -46,7 +46,6 @@ def _skip(op: Op, vectors: int, zero: Zero, total: Zero) -> Relation:
         (*operands, *rest)[: len(op.ins)],
         results,
         zero=zero + total if wanted(op, 3) else zero,
-        why=STATISTIC,
     )
 
 
@@ -92,7 +91,7 @@ def embed_layer_norm(op: Op) -> Relation:
 
 def _nhwc(op: Op, text: str, zero: Zero) -> Relation:
     """Normalised by group; `text` says x for a whole tensor."""
-    whole = "n ~d... (g ~c)" if op.integer("channels_last", 1) else "n (g ~c) ~d..."
+    whole = "n ~d... (g ~c)" if op.attrs.get("channels_last", True) else "n (g ~c) ~d..."
     return pattern(
         op,
         text.replace("x", whole),

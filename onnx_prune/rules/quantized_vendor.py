@@ -276,7 +276,6 @@ def matmul_nbits(op: Op) -> Relation:
                 row=0 if op.has(4) else inner,
             ),
         ),
-        why=BLOCK,
     )
 
 

@@ -9,10 +9,8 @@ from onnx_prune.axes.axis import Atom
 from onnx_prune.axes.relation import (
     CARRIED,
     NEVER,
-    Dims,
     Op,
     Relation,
-    Shape,
     Zero,
     hold,
     letters,
@@ -42,17 +40,14 @@ def _normed(atom: Atom) -> Atom:
 
 def _unknown(op: Op) -> Relation:
     """Everything is held."""
-
-    def side(shapes: tuple[Shape | None, ...]) -> tuple[Dims | None, ...]:
-        return tuple(None if s is None else tuple(hold(a, UNKNOWN) for a in letters(s)) for s in shapes)
-
-    return Relation(side(op.ins), side(op.outs), zero=NEVER, why=UNKNOWN)
+    x, y = (tuple(hold(atom, UNKNOWN) for atom in letters(shape)) for shape in (op.shape(), op.out()))
+    return Relation((x, *(None for _ in op.ins[1:])), (y,), zero=NEVER)
 
 
 def _reduce(op: Op, axes: set[int], mark: Mark, zero: Zero) -> Relation:
     """Reduce the dims `axes` of the first operand after marking them."""
     dims = tuple(mark(atom) if j in axes else atom for j, atom in enumerate(letters(op.shape())))
-    kept = op.integer("keepdims", 1)
+    kept = op.attrs.get("keepdims", True)
     result: list[Atom] = []
     for j, atom in enumerate(dims):
         if j not in axes:
@@ -135,7 +130,7 @@ def top_k(op: Op) -> Relation:
     some = (*dims[:axis], Atom(op.out()[axis], dims[axis].name, RANKED), *dims[axis + 1 :])
     indices = tuple(None if shape is None else some for shape in op.outs[1:])
     zero = NEVER if any(indices) else CARRIED
-    return Relation((dims, *(None for _ in op.ins[1:])), (some, *indices), zero=zero, why=RANKED)
+    return Relation((dims, *(None for _ in op.ins[1:])), (some, *indices), zero=zero)
 
 
 @rule("Hardmax", "LogSoftmax", "Softmax")
@@ -152,7 +147,7 @@ def softmax(op: Op) -> Relation:
     rank = len(op.shape())
     axis = positive(op.integer("axis", -1 if op.opset >= 13 else 1), rank)
     dims = _along(op, {axis} if op.opset >= 13 else set(range(axis, rank)))
-    return Relation((dims,), (dims,), zero=NEVER, why=RANKED)
+    return Relation((dims,), (dims,), zero=NEVER)
 
 
 @rule("CumProd", "CumSum")
@@ -168,7 +163,7 @@ def cumulate(op: Op) -> Relation:
         return _unknown(op)
     dims = _along(op, {positive(axis[0], len(op.shape()))})
     starts_at_one = op.type == "CumProd" and op.integer("exclusive")
-    return Relation((dims, None), (dims,), zero=NEVER if starts_at_one else CARRIED, why=RANKED)
+    return Relation((dims, None), (dims,), zero=NEVER if starts_at_one else CARRIED)
 
 
 def _along(op: Op, axes: set[int]) -> tuple[Atom, ...]:

@@ -29,4 +29,4 @@ def selected(op: Op) -> Relation:
 
     operands = tuple(whole(shape, "abcdefg"[min(k, 6)]) for k, shape in enumerate(op.ins))
     results = tuple(whole(shape, "xyzuvw"[min(k, 5)]) for k, shape in enumerate(op.outs))
-    return Relation(operands, results, zero=NEVER, why=why)
+    return Relation(operands, results, zero=NEVER)

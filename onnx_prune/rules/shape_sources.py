@@ -22,10 +22,8 @@ def constant_of_shape(op: Op) -> Relation:
     _ -> a b
     """
     result = letters(op.out())
-    fill = np.asarray(op.attrs.get("value", 0.0))
-    return Relation(
-        (None,), (result,), (Restate(0, "sizes", result),), NEVER if fill.astype(bool).any() else CARRIED
-    )
+    zero = NEVER if np.any(op.attrs.get("value", 0.0)) else CARRIED
+    return Relation((None,), (result,), (Restate(0, "sizes", result),), zero)
 
 
 def _held(op: Op, why: str) -> Relation:

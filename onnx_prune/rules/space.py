@@ -23,9 +23,9 @@ from onnx_prune.rules import rule
 SPACE = "space is not a channel axis"
 
 
-def _floats(op: Op, name: str, k: int) -> list[float] | None:
-    """Floats that are an attribute or operand `k`, None where only a run tells."""
-    value = op.attrs.get(name, op.values[k] if k < len(op.values) else None)
+def _floats(op: Op, k: int) -> list[float] | None:
+    """Floats that are operand `k`, None where only a run tells."""
+    value = op.value(k)
     return None if value is None else [float(v) for v in value]
 
 
@@ -54,7 +54,7 @@ def resize(op: Op) -> Relation:
     rank = len(shape)
     axes = [positive(axis, rank) for axis in op.integers("axes") or range(rank)]
     by_size = op.opset >= 11 and op.has(3) and op.shape(3) != (0,)
-    scales = _floats(op, "scales", 1 if op.opset < 11 else 2)
+    scales = _floats(op, 1 if op.opset < 11 else 2)
     same = [n == m for n, m in zip(shape, out, strict=True)]
     if op.probe is not None:
         same = [a and n == m for a, n, m in zip(same, op.probe.shape(), op.probe.out(), strict=True)]
@@ -66,10 +66,9 @@ def resize(op: Op) -> Relation:
         same = [a and j not in axes for j, a in enumerate(same)]
     cropped = op.text("coordinate_transformation_mode") == "tf_crop_and_resize"
     if cropped:
-        roi = _floats(op, "roi", 1) or [-1.0] * (2 * len(axes))
-        full = {
-            j for j, a, b in zip(axes, roi[: len(axes)], roi[len(axes) :], strict=True) if (a, b) == (0, 1)
-        }
+        roi, n = _floats(op, 1) or [], len(axes)
+        ends = zip(axes, roi[:n], roi[n:], strict=True) if roi else ()
+        full = {j for j, start, end in ends if (start, end) == (0, 1)}
         same = [a and (j in full or j not in axes) for j, a in enumerate(same)]
     before, after = _resized(op, same)
     entries: tuple[Axis | None, ...] = tuple(after[j] if same[j] else None for j in axes)
@@ -87,7 +86,7 @@ def upsample(op: Op) -> Relation:
     >>> print(upsample(op))
     a b *c -> a b *c1
     """
-    scales = _floats(op, "scales", 1) or [0.0] * len(op.shape())
+    scales = op.attrs.get("scales") or _floats(op, 1) or [0.0] * len(op.shape())
     before, after = _resized(op, [scale == 1 for scale in scales])
     return Relation((before,) + (None,) * (len(op.ins) - 1), (after,))
 

@@ -25,7 +25,7 @@ def dft(op: Op) -> Relation:
     apart = {rank - 1, *(range(rank) if unknown else (positive(said, rank),))}
     x = tuple(hold(a, FREQUENCIES) if j in apart else a for j, a in enumerate(letters(shape)))
     y = tuple(Atom(n, f"{a.name}1", FREQUENCIES) if a.held else a for a, n in zip(x, out, strict=True))
-    return Relation((x,) + (None,) * (len(op.ins) - 1), (y,), why=FREQUENCIES)
+    return Relation((x,) + (None,) * (len(op.ins) - 1), (y,))
 
 
 @rule("STFT")

@@ -60,7 +60,7 @@ def probing(
 ) -> onnx.ModelProto:
     """The first `nodes` nodes of the graph, with a Shape output for every wanted tensor.
 
-    The tensors are outputs too: nobody fetches them, but the runtime tells their types.
+    The tensors are no outputs themselves: a run would keep all of them, whether anybody fetches them or not.
 
     Args:
         graph: the graph.
@@ -69,6 +69,24 @@ def probing(
         nodes: how many nodes there are to be.
         step: the step for which bodies are laid out, None to leave them out.
     """
+    model = _beginning(graph, inputs, nodes, step)
+    for j, name in enumerate(wanted):
+        model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape of {j}"]))
+        model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
+    return model
+
+
+def telling(
+    graph: Graph, inputs: Inputs, wanted: Sequence[str], nodes: int, step: int | None
+) -> onnx.ModelProto:
+    """The same nodes with the wanted tensors as outputs: the runtime tells their types without a run."""
+    model = _beginning(graph, inputs, nodes, step)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    return model
+
+
+def _beginning(graph: Graph, inputs: Inputs, nodes: int, step: int | None) -> onnx.ModelProto:
+    """The first nodes of the graph, which answer nothing yet."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     _fix_inputs(model, inputs)
@@ -81,10 +99,6 @@ def probing(
             model.graph.initializer[-1].name = name
     del model.graph.value_info[:]
     del model.graph.output[:]
-    for j, name in enumerate(wanted):
-        model.graph.node.append(onnx.helper.make_node("Shape", [name], [f"shape of {j}"]))
-        model.graph.output.append(onnx.ValueInfoProto(name=f"shape of {j}"))
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     return model
 
 

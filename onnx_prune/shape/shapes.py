@@ -17,7 +17,7 @@ from onnx_prune.model.graph import Graph
 from onnx_prune.model.memory import require_fits
 from onnx_prune.runtime import RunError, Session, random_feeds
 from onnx_prune.shape.assignments import BATCHES, SINGLE, Shape, assignments, pinned
-from onnx_prune.shape.layout import probing, skeleton
+from onnx_prune.shape.layout import probing, skeleton, telling
 
 _LONG = 1 << 18  # of a vector: inference with values makes one of each entry, though it be 2^60 of them
 _SCALES = (1, 8, 32, 128)  # images often want a multiple of the network's stride, sound more than a window
@@ -45,6 +45,9 @@ class Shapes:
     others: set[str] = field(default_factory=set)
 
 
+_Refused = tuple[list[Shapes], list[str]]  # at an assignment that does not run, and what is not known there
+
+
 def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     """Shapes at the first assignment, and at the second where something is dynamic.
 
@@ -60,6 +63,7 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
     loops = any(node.part == ".count" for node in graph.nodes)
     best: list[Shapes] = []
     first: list[Shapes] = []
+    refused: list[_Refused] = []
     least = 0
     fixed_too = pinned(graph)
     tries = [(scale, batches) for scale in _SCALES for batches in (BATCHES, SINGLE)[: 1 + fixed_too]]
@@ -89,13 +93,13 @@ def infer(graph: Graph) -> tuple[Shapes, Shapes | None]:
                 continue
             break
         else:
+            refused.append((found, missing))
             if not fixed and (best or (scale, batches) != tries[-1]):
                 continue
             if not missing:  # nothing here runs the graph, of which inference knows all
                 best = first
                 break
-            for shapes in found:
-                _probe_prefix(graph, shapes, missing)
+            found = _furthest(graph, refused)
         empty = sum(0 in found[0].known.get(name, ()) for name in _names(graph))
         if not best or empty < least:
             best, least = found, empty
@@ -193,54 +197,84 @@ def _probe(
     """
     if not missing:
         return
-    session = Session(probing(graph, shapes.inputs, missing, len(graph.nodes), step), graph.folder)
+    session = _probing(graph, shapes, missing, len(graph.nodes), step)
     best: dict[str, Shape] | None = None
-    error: RunError | None = None
     for noise in noises:
         try:
             feeds = random_feeds(graph.inputs, shapes.inputs, scale=noise)
             values = session.run(feeds, _outputs(missing))
-        except RunError as refusal:
-            error = refusal
+        except RunError:
+            if best is None and noise == noises[-1]:
+                raise
             continue
         found = {name: tuple(map(int, v)) for name, v in zip(missing, values, strict=True)}
         if best is None or _empties(found) < _empties(best):
             best = found
         if not _empties(best):
             break
-    if best is None:
-        assert error is not None
-        raise error
-    shapes.known.update(best)
-    shapes.types.update(_told(session, missing))
+    shapes.known.update(best or {})
+
+
+def _probing(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int, step: int | None) -> Session:
+    """The first nodes, which are to answer the shapes of tensors; types that are not known are told now.
+
+    The runtime finds these out also downstream of operators that onnx does not know.
+    """
+    untold = [name for name in wanted if name not in shapes.types]
+    if untold:
+        told = Session(telling(graph, shapes.inputs, untold, nodes, step), graph.folder).types
+        shapes.types.update((name, kind) for name, kind in told.items() if kind)
+    return Session(probing(graph, shapes.inputs, wanted, nodes, step), graph.folder)
 
 
 def _outputs(wanted: list[str]) -> list[str]:
     return [f"shape of {j}" for j in range(len(wanted))]
 
 
-def _told(session: Session, wanted: list[str]) -> dict[str, int]:
-    """The types that the runtime found out, also downstream of operators that onnx does not know."""
-    return {name: kind for name, kind in session.types.items() if kind and name in wanted}
-
-
 def _empties(shapes: dict[str, Shape]) -> int:
     return sum(0 in shape for shape in shapes.values())
 
 
-def _probe_prefix(graph: Graph, shapes: Shapes, missing: list[str]) -> None:
-    """As far as the graph runs, which a search over its nodes finds out."""
+def _furthest(graph: Graph, refused: list[_Refused]) -> list[Shapes]:
+    """As much as can be known where the graph never runs whole: as far as it does.
+
+    Returns:
+        The shapes at the assignment at which it runs furthest, the smallest of those.
+    """
+    best, most = refused[0][0], -1
+    for found, missing in refused:
+        reached = len(graph.nodes)
+        for shapes in found:
+            reached = min(reached, _reach(graph, shapes, missing, max(most, 0)))
+            if reached <= most:
+                break
+        else:
+            best, most = found, reached
+    return best
+
+
+def _reach(graph: Graph, shapes: Shapes, missing: list[str], least: int) -> int:
+    """How many nodes run, which a search over them finds out; `least` where these are no more than that."""
     index = {name: node.index for node in graph.nodes for name in node.outputs}
-    good, bad = 0, len(graph.nodes)
+    good, bad = least, len(graph.nodes)
+    middle = least + 1 if least else bad // 2
     while bad - good > 1:
-        middle = (good + bad) // 2
         wanted = [name for name in missing if index[name] < middle]
         try:
-            session = Session(probing(graph, shapes.inputs, wanted, middle, None), graph.folder)
-            values = session.run(random_feeds(graph.inputs, shapes.inputs), _outputs(wanted))
+            answer = _answer(graph, shapes, wanted, middle) if wanted else {}
         except RunError:
+            if middle == least + 1:
+                break
             bad = middle
-            continue
-        good = middle
-        shapes.known.update((n, tuple(map(int, v))) for n, v in zip(wanted, values, strict=True))
-        shapes.types.update(_told(session, wanted))
+        else:
+            good = middle
+            shapes.known.update(answer)
+        middle = (good + bad) // 2
+    return good
+
+
+def _answer(graph: Graph, shapes: Shapes, wanted: list[str], nodes: int) -> dict[str, Shape]:
+    """The shapes of tensors among the results of the first nodes; the session is gone with the answer."""
+    session = _probing(graph, shapes, wanted, nodes, None)
+    values = session.run(random_feeds(graph.inputs, shapes.inputs), _outputs(wanted))
+    return {name: tuple(map(int, value)) for name, value in zip(wanted, values, strict=True)}

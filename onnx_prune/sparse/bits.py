@@ -78,20 +78,19 @@ class Bits:
     @property
     def kept(self) -> int:
         """How many weights stay."""
-        return ones(self.packed)
+        return int(ones(self.packed))
 
     def within(self, other: Bits) -> bool:
         """Whether all that stays here stays there, too."""
         return self.shape == other.shape and not (self.packed & ~other.packed).any()
 
 
-def ones(packed: NDArray[np.uint8]) -> int:
-    """How many of some packed bits are set.
+def ones(packed: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many bits are set in each row.
 
     Example:
-        >>> ones(np.full(9, 3, np.uint8))
-        18
+        >>> ones(np.full((2, 9), 3, np.uint8)).tolist()
+        [18, 18]
     """
-    words = packed.size // 8 * 8  # eight bytes at a time
-    counts = (np.bitwise_count(part) for part in (packed[:words].view(np.uint64), packed[words:]))
-    return sum(int(count.sum(dtype=np.int64)) for count in counts)
+    words = packed.view(np.uint64) if packed.shape[-1] % 8 == 0 and packed.flags.c_contiguous else packed
+    return np.asarray(np.bitwise_count(words).sum(-1, dtype=np.int64))

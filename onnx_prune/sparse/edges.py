@@ -193,7 +193,7 @@ def _tallies(scores: Scores, low: float, high: float) -> list[_Tally]:
         np.less_equal(*_own(some, high), out=upto)
         under = int(np.count_nonzero(below))
         found = _few(some, np.not_equal(below, upto, out=upto))
-        low_ones, high_ones = (int(np.count_nonzero(_compare(found, end)[1])) for end in (low, high))
+        low_ones, high_ones = (int(np.count_nonzero(np.equal(*_own(found, end)))) for end in (low, high))
         if low_ones or high_ones:
             found = found[(found > low) & (found < high)]
         return _Tally(under, low_ones, found, high_ones if low < high else 0)

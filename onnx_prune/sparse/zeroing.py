@@ -186,12 +186,14 @@ class _Begun:
                 np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
             else:
                 new[:] = np.where(keep, now, point)
-            return _Made(memory, new, np.packbits(keep), inspect(name, keep, was, new, now, point))
+            return _Made(memory, new, *inspect(name, keep, was, new, now, point))
 
         yield from pieces.each(old.size, make)
 
 
-def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: Array) -> Count:
+def inspect(
+    name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: Array
+) -> tuple[NDArray[np.uint8], Count]:
     """Require that some weights are their mask times their values, and count their zeros.
 
     Args:
@@ -202,19 +204,27 @@ def inspect(name: str, keep: Bool, old: Array, new: Array, fresh: Array, zero: A
         fresh: the values they were to get, the old ones where there are no others.
         zero: what means zero in them, to be broadcast.
 
+    Returns:
+        The mask packed, and what was counted.
+
     Raises:
         ProofFailed: a weight that goes is not zero, or one that stays has other bytes.
     """
     if not new.dtype == old.dtype or not new.shape == old.shape == keep.shape:
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-    flags = pieces.scratch("flags", keep.size, np.bool_).reshape(keep.shape)
-    kept = np.packbits(keep)  # what follows from packed bits takes next to no time
-    blank = np.packbits(np.equal(new, zero, out=flags))
-    empty = np.packbits(np.equal(old, zero, out=flags))
-    wrong = np.packbits(np.not_equal(_bits(new), _bits(fresh), out=flags))
-    if (wrong & kept).any() or ones(kept | blank) < keep.size:
+    flags = pieces.scratch("flags", 4 * keep.size, np.bool_).reshape(4, *keep.shape)
+    flags[0] = keep
+    np.equal(new, zero, out=flags[1])
+    np.equal(old, zero, out=flags[2])
+    np.not_equal(_bits(new), _bits(fresh), out=flags[3])
+    # Packed, what follows takes next to no time, and few calls: at each the threads may have to wait in turn.
+    packed = np.packbits(flags.reshape(4, -1), axis=1)
+    kept, wrong = packed[0], packed[3]
+    stays, zeros, before, _ = ones(packed).tolist()
+    fine, either = ones(np.bitwise_or(kept, packed[1:3])).tolist()
+    if fine < keep.size or (kept & wrong).any():
         raise ProofFailed(f"tensor {name!r} is not its mask times its weights")
-    return Count(ones(blank), ones(empty), keep.size - ones(kept), keep.size - ones(kept | empty))
+    return kept, Count(zeros, before, keep.size - stays, keep.size - either)
 
 
 def require_untouched(coupling: Coupling, draft: Draft, masks: Mapping[str, Mask]) -> int:

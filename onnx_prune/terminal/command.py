@@ -19,6 +19,7 @@ import click
 
 from onnx_prune.errors import PruneError
 from onnx_prune.settings import unknown
+from onnx_prune.signals import terminable
 from onnx_prune.words import guess, plain
 
 PROGRAM = "onnx-prune"
@@ -115,8 +116,9 @@ class Command(click.Command):
     ) -> NoReturn:
         """Run, and leave the process with an exit code."""
         try:
-            super().main(args, PROGRAM, complete_var, False, **extra)
-            sys.stdout.flush()
+            with terminable():  # click ends a line on stderr where Ctrl-C reaches it
+                super().main(args, PROGRAM, complete_var, False, **extra)
+                sys.stdout.flush()
         except click.exceptions.Exit as leave:
             sys.exit(leave.exit_code)
         except click.ClickException as error:
@@ -125,7 +127,7 @@ class Command(click.Command):
             _fail(f"error: {text}{' T' if text.endswith('?') else '; t'}ry '{called} --help'", _USAGE)
         except PruneError as error:  # of a file that options are read from
             _fail(f"error: {error}", error.exit_code)
-        except (click.Abort, KeyboardInterrupt):  # the second where click is not at work yet, or no more
+        except (click.Abort, KeyboardInterrupt):  # the second where signals are not minded yet, or no more
             sys.exit(_SIGINT)
         except OSError as error:
             _cannot_print(error)
@@ -143,15 +145,14 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command's body."""
         try:
-            return super().invoke(ctx)
+            with terminable():  # or what a signal became in a library would be told first
+                return super().invoke(ctx)
         except PruneError as error:
             if error.exit_code != _BUG:
                 _fail(f"error: {error}", error.exit_code)
             _bug(error, ctx)
         except (click.ClickException, click.exceptions.Exit, Unprinted):
             raise
-        except KeyboardInterrupt:
-            sys.exit(_SIGINT)
         except MemoryError:
             less = any(param.name == "no_validate" for param in self.params)
             way = ", or --no-validate, which needs less" if less else ""

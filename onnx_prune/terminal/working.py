@@ -1,4 +1,4 @@
-"""How a command does its work: it can be stopped, libraries keep quiet, a terminal sees the stage."""
+"""How a command does its work: libraries keep quiet, a terminal sees the stage."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ def working(*, shown: bool) -> Iterator[Progress]:
     Args:
         shown: whether stages are named on stderr, where that is a terminal that can take a line back.
     """
-    from onnx_prune.model.atomic import terminable
-
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn of is not about the user's model
-    with terminable(), _progress(shown=shown) as progress:
+    with _progress(shown=shown) as progress:
         yield progress
 
 
