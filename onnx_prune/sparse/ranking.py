@@ -95,16 +95,16 @@ class Ranked:
         removes: int | None = None,
     ) -> None:
         self.shape, self.removes = shape, removes
-        self._measure, self._find, self._edge = measure, edge, Edge(-np.inf, 0)
+        self._measure, self._find = measure, edge
 
-    def prepare(self, values: Runs) -> None:
+    def prepare(self, values: Runs) -> Edge:
         """See `Mask.prepare`."""
-        self._edge = self._find(values)
+        return self._find(values)
 
-    def part(self, part: slice, values: Array) -> NDArray[np.bool_]:
+    def part(self, part: slice, values: Array, found: Edge) -> NDArray[np.bool_]:
         """See `Mask.part`."""
         gone = pieces.scratch("gone", values.size, np.bool_)
-        gone = self._edge.goes(self._measure(values), part.start, gone)
+        gone = found.goes(self._measure(values), part.start, gone)
         return np.logical_not(gone, out=gone)
 
 

@@ -138,11 +138,13 @@ class _Begun:
         self._order = order if values is None else []
         self._left: deque[str] = deque()
         self._stream: Generator[Iterator[_Made], None, None] | None = None
+        self._found: dict[str, Any] = {}  # by `Mask.prepare`
         self._memory: dict[np.dtype[Any], Buffers] = {}
 
     def pieces(self, name: str) -> Iterator[_Made]:
         """The pieces of one tensor; each is good until the next one is asked for."""
         if self._order and name == self._order[0]:
+            self._stop()
             self._left, self._stream = deque(self._order), threads.ahead(self._begin, self._order)
         if self._stream is not None and self._left and name == self._left[0]:
             self._left.popleft()
@@ -154,10 +156,13 @@ class _Begun:
                 yield made
                 made.memory.give(made.new)
         except BaseException:  # an error, or nobody asks for more
-            if self._stream is not None:
-                self._stream.close()
-            self._stream = None
+            self._stop()
             raise
+
+    def _stop(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _begin(self, name: str) -> Iterator[_Made]:
         made = self._masked(name)
@@ -175,12 +180,14 @@ class _Begun:
         points = np.broadcast_to(zero, old.shape).reshape(-1) if zero.ndim else None
         blank = points is None and not zero.tobytes().strip(b"\0")
         memory = self._memory.setdefault(old.dtype, Buffers(old.dtype, pieces.PIECE))
-        mask.prepare(old)
+        if name not in self._found:
+            self._found[name] = mask.prepare(old)
+        found = self._found[name]
 
         def make(part: slice) -> _Made:
             was = old[part]
             now = was if wanted is None else wanted[part]
-            keep, point = mask.part(part, was), zero if points is None else points[part]
+            keep, point = mask.part(part, was, found), zero if points is None else points[part]
             new = memory.take(now.shape)
             if blank:  # twice as fast as choosing: all bits of a zero are 0
                 np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
