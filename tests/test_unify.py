@@ -215,7 +215,8 @@ def test_the_first_reason_is_kept() -> None:
     assert (solver.held(a), solver.mixed(b)) == ("first", "first")
     assert (solver.held(b), solver.mixed(a)) == (None, None)
     assert solver.unify(a, b) is None
-    assert (solver.held(solver.find(b)), solver.mixed(b)) == ("first", "first")
+    root = solver.find(b)
+    assert (solver.held(root), solver.mixed(root)) == ("first", "first")
 
 
 def test_what_was_split_is_split_on() -> None:
