@@ -240,10 +240,11 @@ class _Analysis:
         else:
             try:
                 relation = relate(self._op(node, self.shapes), node.domain)
+                if relation is not None:
+                    self._require_shapes(node, relation)
+                    return relation
             except Misfit as misfit:
-                why, relation = f"{node.label}: {misfit}", None
-            if relation is not None:
-                return relation
+                why = f"{node.label}: {misfit}"
         if node.part == ".enter":  # the sizes inside may be others from step to step
             self.shut[node.slots[1].place.path] = why
         for k, name in enumerate(node.inputs):
@@ -252,6 +253,13 @@ class _Analysis:
         for name in filter(None, node.outputs):
             self._hold(name, why)
         return None
+
+    def _require_shapes(self, node: Node, relation: Relation) -> None:
+        """Require that a rule gives tensors the shapes that they have: both read the same attributes."""
+        sides = zip((*node.inputs, *node.outputs), (*relation.operands, *relation.results), strict=True)
+        for name, dims in sides:
+            if name and dims is not None and tuple(map(size, dims)) != self.shapes.known[name]:
+                raise Misfit(f"{name} has the shape {list(self.shapes.known[name])}, not that of its rule")
 
     def _obey(self, node: Node, relation: Relation, zeros: Zeros) -> tuple[int, ...]:
         """Hold what the relation holds; the operands that need a mask where this node reads them."""

@@ -8,8 +8,10 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_prune.analyse import SINGLE, UNREAD, couple
+from onnx_prune.axes.relation import Op, Relation, letters
 from onnx_prune.coupling import Coupling
 from onnx_prune.model.graph import Graph
+from onnx_prune.rules import RULES
 from tests import zoo
 from tests.graphs import (
     Dims,
@@ -184,6 +186,22 @@ def test_an_unknown_operator_holds_all_around_it() -> None:
     coupling = image_net(nodes, weights, domains=["com.acme"])
     assert coupling.groups == ()
     assert why(coupling, "w1", 0) == {"no rule for com.acme.Foo (com.acme.Foo foo)"}
+
+
+def test_a_rule_that_gives_another_shape_than_the_runtime_holds_all_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def flat(op: Op) -> Relation:
+        dims = letters(op.shape())
+        return Relation((dims,), (dims[:2],))
+
+    monkeypatch.setitem(RULES, ("", "Relu"), flat)
+    weights = {"w1": conv(6, 2), "w2": conv(2, 6)}
+    coupling = image_net(["a = Conv(x, w1)", node("b = Relu(a)", name="r"), "y = Conv(b, w2)"], weights)
+    assert coupling.groups == ()
+    (reason,) = why(coupling, "w1", 0)
+    assert reason.startswith("Relu r: b has the shape [")
+    assert reason.endswith("], not that of its rule")
 
 
 def test_a_domain_of_its_own_is_not_onnx() -> None:

@@ -47,7 +47,7 @@ def _unknown(op: Op) -> Relation:
 def _reduce(op: Op, axes: set[int], mark: Mark, zero: Zero) -> Relation:
     """Reduce the dims `axes` of the first operand after marking them."""
     dims = tuple(mark(atom) if j in axes else atom for j, atom in enumerate(letters(op.shape())))
-    kept = op.attrs.get("keepdims", True)
+    kept = op.attrs.get("keepdims", 1) == 1  # other numbers than 0 and 1 are read as 0
     result: list[Atom] = []
     for j, atom in enumerate(dims):
         if j not in axes:
