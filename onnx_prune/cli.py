@@ -84,8 +84,10 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
     check(ctx, given)
     asked = options_sparse.sparsity(given_names(ctx), given)
     with working(shown=not (given["quiet"] or given["as_json"])) as progress:
+        from onnx_prune.model import apart
         from onnx_prune.sparse.sparsify import sparsify
 
+        apart.allow()
         report = sparsify(
             given["source"],
             given["output"],

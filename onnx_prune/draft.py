@@ -33,11 +33,13 @@ class Edit(NamedTuple):
         apply: from its values to the new ones.
         dims: the new shape.
         pieces: the same a piece at a time, for weights that are not to be whole in memory.
+        told: see `onnx_prune.model.pieces.Pieces`.
     """
 
     apply: Callable[[Array], Array]
     dims: tuple[int, ...]
     pieces: Callable[[Array], Iterator[Array]] | None = None
+    told: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
 
 
 @dataclass
@@ -149,7 +151,7 @@ def _later(graph: Graph, name: str, edit: Edit | None) -> Callable[[], Array]:
     if pieces is None or tensors.packs(graph.weights[name]):
         return lambda: apply(graph.array(name))
     dtype = tensors.dtype_of(graph.weights[name])
-    return Pieces(edit.dims, dtype, lambda: pieces(graph.array(name)))
+    return Pieces(edit.dims, dtype, lambda: pieces(graph.array(name)), edit.told)
 
 
 def add_constant(draft: Draft, name: str, value: Array) -> str:

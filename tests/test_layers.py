@@ -38,6 +38,7 @@ LAYERS = [
         "model.nodes",
         "model.memory",
         "model.pieces",
+        "model.apart",
     },
     {
         "axes.unify",

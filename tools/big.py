@@ -1,4 +1,4 @@
-"""Pruning a large model with external data against copying its files: time, and peak memory.
+"""Pruning a large model with external data against copying its files: time, and peak memory of a process.
 
     python -m tools.big FOLDER --gigabytes 4                  zeros: --unstructured --ratio 0.9 --no-validate
     python -m tools.big FOLDER --gigabytes 4 --structured     channels: --ratio 0.5 --no-validate

@@ -80,6 +80,29 @@ class Replacement:
 
     def add(self, pieces: Iterable[NDArray[np.uint8]]) -> tuple[str, int]:
         """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
+        name, file, offset = self._append()
+        for data in pieces:
+            self._write(file, data.data)
+        return name, offset
+
+    def reserve(self, size: int) -> tuple[str, int]:
+        """Leave room in the data file, as `add` would take it, that `fill` is to write."""
+        name, file, offset = self._append()
+        file.seek(size, os.SEEK_CUR)
+        self.written += size
+        return name, offset
+
+    def fill(self, offset: int, pieces: Iterable[NDArray[np.uint8]]) -> None:
+        """Write what belongs at an offset of the data file; several processes may."""
+        file = self._files[0].fileno()
+        for data in pieces:
+            view = memoryview(data.data).cast("B")
+            while view:
+                count = os.pwrite(file, view[:_PIECE], offset)
+                view, offset = view[count:], offset + count
+
+    def _append(self) -> tuple[str, IO[bytes], int]:
+        """The data file at its end, which is a multiple of 64."""
         if self._data_path is None:
             path = self._target.parent / f"{self._target.name}.data"
             with unstoppable():  # so that it is known to be ours before it can be removed
@@ -93,9 +116,7 @@ class Replacement:
         offset = file.tell()
         padding = -offset % ALIGNMENT
         self.written += file.write(bytes(padding))
-        for data in pieces:
-            self._write(file, data.data)
-        return self._data_path.name, offset + padding
+        return self._data_path.name, file, offset + padding
 
     def finish(self, chunks: Iterator[bytes | memoryview]) -> None:
         """Write the target's bytes, to the disk if they replace others."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto
 
 from onnx_prune.errors import InputError
-from onnx_prune.model import dense, lazy, tensors, wire
+from onnx_prune.model import apart, dense, lazy, tensors, wire
 from onnx_prune.model.atomic import Replacement, alone, replacing
 from onnx_prune.model.pieces import Pieces
 from onnx_prune.model.wellformed import check_calls, check_names, check_versions
@@ -216,6 +216,7 @@ def save(
         used = was_external or any(map(tensors.is_external, _all_tensors(model)))
         if external == "always" or (external == "auto" and (used or total > PROTOBUF_LIMIT)):
             pieces = writer.pieces(external=True)
+            writer.fill()
             if wire.size(pieces) > PROTOBUF_LIMIT:
                 raise InputError("over 2 GB are not raw data of initializers; make them so")
         new.finish(_chunks(pieces))
@@ -259,6 +260,7 @@ class _Writer:
     ) -> None:
         self._model, self._content, self._folder, self._new = model, content, folder, new
         self._wire, self._left_out = _serialize(model)
+        self._rooms: list[tuple[int, TensorProto, Pieces]] = []
         strangers = content.keys() - {tensor.name for tensor in model.graph.initializer}
         if strangers:
             raise ValueError(f"content for {sorted(strangers)}, which are no initializers")
@@ -281,7 +283,11 @@ class _Writer:
                 return [head.SerializeToString()]
             data = wire.Late(tensors.nbytes(tensor), lambda: self._data(tensor, computed))
             if external and data.size >= INLINE_BELOW:
-                location, offset = self._new.add(data.make())
+                if isinstance(computed, Pieces) and computed.told is not None and apart.allowed():
+                    location, offset = self._new.reserve(data.size)
+                    self._rooms.append((offset, tensor, computed))
+                else:
+                    location, offset = self._new.add(data.make())
                 head.data_location = TensorProto.EXTERNAL
                 for key, value in (("location", location), ("offset", offset), ("length", data.size)):
                     head.external_data.append(StringStringEntryProto(key=key, value=str(value)))
@@ -294,6 +300,18 @@ class _Writer:
 
         whole = memoryview(self._wire)
         return wire.rewrite(whole, change) or [whole]
+
+    def fill(self) -> None:
+        """Write the data that room was left for."""
+        jobs = [partial(self._fill, *room) for room in self._rooms]
+        for j, told in apart.shared(jobs, [tensors.nbytes(tensor) for _, tensor, _ in self._rooms]):
+            computed = self._rooms[j][2]
+            assert computed.told is not None
+            computed.told[1](told)
+
+    def _fill(self, offset: int, tensor: TensorProto, computed: Pieces) -> Any:
+        self._new.fill(offset, self._data(tensor, computed))
+        return computed.told and computed.told[0]()
 
     def _data(
         self, tensor: TensorProto, computed: Callable[[], NDArray[Any]] | None

@@ -34,6 +34,8 @@ class Pieces:
         dtype: of its elements.
         make: gives its elements in row-major order, in pieces of any shape; a piece is good until the next
             one is asked for.
+        told: what was found out when it was last made, to be pickled, and what takes that over where another
+            process made it; None where only this one can.
 
     Example:
         >>> Pieces((3,), np.dtype(np.int8), lambda: iter([np.int8([1, 2]), np.int8([3])]))()
@@ -43,6 +45,7 @@ class Pieces:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     make: Callable[[], Iterator[Array]]
+    told: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
 
     def __call__(self) -> Array:
         """The whole array."""

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -67,9 +68,23 @@ def _early(
             future.cancel()
 
 
-@cache
 def processors() -> int:
-    """Processors that this process may use."""
+    """Processors that this thread may have work done by."""
+    return 1 if getattr(_LOCAL, "alone", False) else _processors()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this thread do its work itself: the other processors have work."""
+    _LOCAL.alone = True
+    try:
+        yield
+    finally:
+        _LOCAL.alone = False
+
+
+@cache
+def _processors() -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(count, _MOST_THREADS)
 

@@ -29,9 +29,13 @@ class Spool:
 
     def __init__(self) -> None:
         self._file: IO[bytes] = io.BytesIO()
+        self._owner = os.getpid()
         self._places: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
 
     def __setitem__(self, name: str, array: Array) -> None:
+        if self._owner != os.getpid():  # a fork begins anew: the file is that of the other process
+            self._file, self._owner = io.BytesIO(), os.getpid()
+            self._places.clear()
         end = self._file.seek(0, os.SEEK_END)
         if isinstance(self._file, io.BytesIO) and end + array.nbytes > _IN_MEMORY:
             before, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115  gone with the spool

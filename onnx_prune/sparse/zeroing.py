@@ -98,9 +98,16 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
         def apply(array: Array) -> Array:
             return Pieces(mask.shape, array.dtype, lambda: in_pieces(array))()
 
+        def tell() -> tuple[Count, NDArray[np.uint8]]:
+            return counts[name], bits[name].packed
+
+        def hear(told: tuple[Count, NDArray[np.uint8]]) -> None:
+            counts[name], packed = told
+            bits.add(name, Bits(packed, mask.shape))
+
         packing = stored.packing(name)
         if packing is None:
-            return Edit(apply, mask.shape, in_pieces)
+            return Edit(apply, mask.shape, in_pieces, (tell, hear))
         return Edit(lambda array: _packed(name, packing, apply, array), coupling.graph.dims(name))
 
     zeroed = Zeroed(start(coupling.graph, change), bits, counts)
@@ -143,7 +150,7 @@ class _Begun:
 
     def pieces(self, name: str) -> Iterator[_Made]:
         """The pieces of one tensor; each is good until the next one is asked for."""
-        if self._order and name == self._order[0]:
+        if self._order and name == self._order[0] and threads.processors() > 1:
             self._stop()
             self._left, self._stream = deque(self._order), threads.ahead(self._begin, self._order)
         if self._stream is not None and self._left and name == self._left[0]:
