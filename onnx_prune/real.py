@@ -58,22 +58,18 @@ def _packed(graph: Graph, array: Array, found: Coded) -> Array:
     scale = _stored(graph, found.scale, 1)
     scale = scale.reshape(rows, blocks, 1) if scale.size == rows * blocks else scale.reshape(1, 1, 1)
     values = unpack(array, found.code.bits)[..., : found.code.block].astype(np.float32)
-    return np.asarray((values - _points(graph, rows, blocks, found)) * scale)
+    return np.asarray((values - points(graph, array.shape, found)) * scale)
 
 
-def points(graph: Graph, name: str, found: Coded) -> Array:
+def points(graph: Graph, dims: tuple[int, ...], found: Coded) -> Array:
     """The zero points of packed bytes, to be broadcast against rows, blocks and values.
 
     Args:
         graph: the graph.
-        name: of the packed tensor.
+        dims: of the packed tensor.
         found: how it is read.
     """
-    rows, blocks = graph.dims(name)[:2]
-    return _points(graph, rows, blocks, found)
-
-
-def _points(graph: Graph, rows: int, blocks: int, found: Coded) -> Array:
+    rows, blocks = dims[:2]
     bits = found.code.bits
     if found.zero not in graph.weights:
         return np.full((1, 1, 1), 1 << (bits - 1), np.float32)

@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def job(folder: Path, number: int) -> int:
     return number * number
 
 
+def shared(work: Callable[[int], Any], count: int) -> Iterator[tuple[int, Any]]:
+    """So many jobs, which tell what `work` returned."""
+    found: dict[int, Any] = {}
+
+    def do(number: int) -> None:
+        found[number] = work(number)
+
+    return apart.shared([apart.Job(partial(do, j), partial(found.get, j), 1) for j in range(count)])
+
+
 def made(folder: Path) -> list[tuple[int, int]]:
     """Which jobs were done, by which processes."""
     return sorted(
@@ -54,7 +65,7 @@ def made(folder: Path) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
 def test_each_job_is_done_once(mark: Path, count: int) -> None:
-    found = dict(apart.shared([partial(job, mark, j) for j in range(count)], [1] * count))
+    found = dict(shared(partial(job, mark), count))
     done = made(mark)
     assert [number for number, _ in done] == list(range(count))
     assert found == {number: number * number for number, pid in done if pid != os.getpid()}
@@ -65,7 +76,7 @@ def test_several_processes_take_part(mark: Path) -> None:
         time.sleep(0.01)
         return job(mark, number)
 
-    list(apart.shared([partial(slow, j) for j in range(30)], [1] * 30))
+    list(shared(slow, 30))
     assert len({pid for _, pid in made(mark)}) == 3
 
 
@@ -79,7 +90,7 @@ def test_what_a_process_does_not_live_to_do_is_done_here(mark: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return job(mark, number)
 
-    found = dict(apart.shared([partial(fatal, j) for j in range(20)], [1] * 20))
+    found = dict(shared(fatal, 20))
     done = dict(made(mark))
     assert sorted(done) == list(range(20))
     assert {done[number] for number in range(8, 20)} == {here}
@@ -93,7 +104,7 @@ def test_an_error_is_raised_here(mark: Path) -> None:
         return job(mark, number)
 
     with pytest.raises(ProofFailed, match="at "):
-        list(apart.shared([partial(wrong, j) for j in range(6)], [1] * 6))
+        list(shared(wrong, 6))
 
 
 def test_no_process_outlives_an_error_here(mark: Path) -> None:
@@ -105,18 +116,18 @@ def test_no_process_outlives_an_error_here(mark: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(apart.shared([partial(slow, j) for j in range(6)], [1] * 6))
+        list(shared(slow, 6))
 
 
 def test_little_is_done_here(mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart, "_WORTH", 6)
-    assert list(apart.shared([partial(job, mark, j) for j in range(5)], [1] * 5)) == []
+    assert list(shared(partial(job, mark), 5)) == []
     assert {pid for _, pid in made(mark)} == {os.getpid()}
 
 
 def test_without_leave_all_is_done_here(mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart, "allowed", lambda: False)
-    assert list(apart.shared([partial(job, mark, j) for j in range(5)], [1] * 5)) == []
+    assert list(shared(partial(job, mark), 5)) == []
     assert {pid for _, pid in made(mark)} == {os.getpid()}
 
 
@@ -125,7 +136,7 @@ def test_no_fork_where_the_system_has_no_more_processes(mark: Path, monkeypatch:
         raise BlockingIOError
 
     monkeypatch.setattr(os, "fork", refuse)
-    assert list(apart.shared([partial(job, mark, j) for j in range(5)], [1] * 5)) == []
+    assert list(shared(partial(job, mark), 5)) == []
     assert len(made(mark)) == 5
 
 
@@ -167,6 +178,6 @@ def test_a_fork_has_a_spool_of_its_own(mark: Path, monkeypatch: pytest.MonkeyPat
         spool["b"] = np.full(3, value)
         return spool["b"].tolist()
 
-    found = dict(apart.shared([partial(put, j) for j in range(9)], [1] * 9))
+    found = dict(shared(put, 9))
     assert all(values == [j] * 3 for j, values in found.items())
     assert spool["a"].tolist() == [0, 1, 2, 3, 4]

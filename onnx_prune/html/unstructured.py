@@ -81,20 +81,18 @@ class _Unstructured:
             Number(human(report.zeros), report.zeros, "zeros"),
             note=f"{share(report.zeros, report.params)} of all {human(report.params)} parameters",
         )
-        if storage.gz is not None and storage.gz_before is not None:
-            yield compared(
-                "These weights, gzipped",
-                size_of(storage.gz_before, "storage.gz_before"),
-                size_of(storage.gz, "storage.gz"),
-                f"{human(storage.dense, 'B')} as they are stored",
-            )
-        if storage.zstd is not None and storage.zstd_before is not None:
-            yield compared(
-                "These weights, by zstd",
-                size_of(storage.zstd_before, "storage.zstd_before"),
-                size_of(storage.zstd, "storage.zstd"),
-                f"{human(storage.dense, 'B')} as they are stored",
-            )
+        squeezed = (
+            ("gzipped", "gz", storage.gz_before, storage.gz),
+            ("by zstd", "zstd", storage.zstd_before, storage.zstd),
+        )
+        for how, key, old, new in squeezed:
+            if old is not None and new is not None:
+                yield compared(
+                    f"These weights, {how}",
+                    size_of(old, f"storage.{key}_before"),
+                    size_of(new, f"storage.{key}"),
+                    f"{human(storage.dense, 'B')} as they are stored",
+                )
         if report.bytes is not None:
             yield Figure(
                 "File size", None, size_of(report.bytes, "bytes"), note="zeros are stored as numbers"

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,7 +23,6 @@ import numpy as np
 from onnx_prune.model import threads
 from onnx_prune.signals import unstoppable
 
-Job = Callable[[], Any]
 _WORTH = 1 << 26  # bytes
 _MOST = 4  # processes: what they write is one file, which lets in one at a time
 _allowed = False
@@ -39,26 +39,41 @@ def allowed() -> bool:
     return _allowed and threads.processors() > 1 and "onnxruntime" not in sys.modules
 
 
-def shared(jobs: Sequence[Job], sizes: Sequence[int]) -> Iterator[tuple[int, Any]]:
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to be done, in any process.
+
+    Attributes:
+        do: does it.
+        tell: what was found out when it was done, to be pickled; asked for in another process alone.
+        size: in bytes.
+    """
+
+    do: Callable[[], object]
+    tell: Callable[[], Any]
+    size: int
+
+
+def shared(jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
     """Do each job once, in as many processes as there are processors, up to four, where that is allowed.
 
     What a process cannot do, or does not live to do, is done here, where an error is raised.
 
     Args:
-        jobs: what another process changes in memory is lost but for what the job returns (pickled).
-        sizes: of the jobs in bytes; a few are not worth a process.
+        jobs: what another process changes in memory is lost but for what the job tells; a few bytes are not
+            worth a process.
 
     Yields:
-        The number of a job that another process did, and what it returned.
+        The number of a job that another process did, and what it told.
 
     Example:
-        >>> list(shared([lambda: 1, lambda: 2], [1, 1]))  # nothing is allowed here
+        >>> list(shared([Job(dict, list, 1)]))  # nothing is allowed here
         []
     """
-    order = sorted(range(len(jobs)), key=lambda j: -sizes[j])  # no large one is left for the end
+    order = sorted(range(len(jobs)), key=lambda j: -jobs[j].size)  # no large one is left for the end
     left = set(order)
     with _Queue(order) as queue:
-        several = allowed() and sum(sizes) >= _WORTH
+        several = allowed() and sum(job.size for job in jobs) >= _WORTH
         others = min(threads.processors(), len(jobs), _MOST) - 1 if several else 0
         children = [_Child(jobs, queue) for _ in range(others)]
         try:
@@ -66,14 +81,14 @@ def shared(jobs: Sequence[Job], sizes: Sequence[int]) -> Iterator[tuple[int, Any
                 child.start()
             with threads.alone():
                 for j in queue:
-                    jobs[j]()
+                    jobs[j].do()
                     left.remove(j)
             for child in children:
                 for j, told in child.results():
                     left.remove(j)
                     yield j, told
             for j in sorted(left):
-                jobs[j]()
+                jobs[j].do()
         finally:
             for child in children:
                 child.stop()
@@ -99,7 +114,7 @@ class _Queue:
 
 
 class _Child:
-    """A process that does some of the jobs; what they return goes to a file without a name."""
+    """A process that does some of the jobs; what these tell goes to a file without a name."""
 
     def __init__(self, jobs: Sequence[Job], queue: _Queue) -> None:
         self._jobs, self._queue, self._process = jobs, queue, 0
@@ -120,13 +135,14 @@ class _Child:
                 signal.signal(number, signal.SIG_DFL)
             with threads.alone():
                 for j in self._queue:
-                    pickle.dump((j, self._jobs[j]()), self._answers)
+                    self._jobs[j].do()
+                    pickle.dump((j, self._jobs[j].tell()), self._answers)
                     self._answers.flush()
         finally:
             os._exit(0)
 
     def results(self) -> Iterator[tuple[int, Any]]:
-        """The jobs that it did, once it has ended, and what they returned."""
+        """The jobs that it did, once it has ended, and what these told."""
         self._wait()
         self._answers.seek(0)
         with suppress(EOFError, pickle.UnpicklingError):

@@ -260,7 +260,7 @@ class _Writer:
     ) -> None:
         self._model, self._content, self._folder, self._new = model, content, folder, new
         self._wire, self._left_out = _serialize(model)
-        self._rooms: list[tuple[int, TensorProto, Pieces]] = []
+        self._jobs: list[tuple[apart.Job, Callable[[Any], None]]] = []  # each with who hears of it
         strangers = content.keys() - {tensor.name for tensor in model.graph.initializer}
         if strangers:
             raise ValueError(f"content for {sorted(strangers)}, which are no initializers")
@@ -285,7 +285,9 @@ class _Writer:
             if external and data.size >= INLINE_BELOW:
                 if isinstance(computed, Pieces) and computed.told is not None and apart.allowed():
                     location, offset = self._new.reserve(data.size)
-                    self._rooms.append((offset, tensor, computed))
+                    tell, hear = computed.told
+                    job = apart.Job(lambda: self._new.fill(offset, data.make()), tell, data.size)
+                    self._jobs.append((job, hear))
                 else:
                     location, offset = self._new.add(data.make())
                 head.data_location = TensorProto.EXTERNAL
@@ -303,15 +305,8 @@ class _Writer:
 
     def fill(self) -> None:
         """Write the data that room was left for."""
-        jobs = [partial(self._fill, *room) for room in self._rooms]
-        for j, told in apart.shared(jobs, [tensors.nbytes(tensor) for _, tensor, _ in self._rooms]):
-            computed = self._rooms[j][2]
-            assert computed.told is not None
-            computed.told[1](told)
-
-    def _fill(self, offset: int, tensor: TensorProto, computed: Pieces) -> Any:
-        self._new.fill(offset, self._data(tensor, computed))
-        return computed.told and computed.told[0]()
+        for j, told in apart.shared([job for job, _ in self._jobs]):
+            self._jobs[j][1](told)
 
     def _data(
         self, tensor: TensorProto, computed: Callable[[], NDArray[Any]] | None

@@ -84,6 +84,6 @@ def packing(coupling: Coupling, name: str) -> Packing | None:
     outside = {found.scale, found.zero} - graph.weights.keys() - {""}
     if outside or found.node.inputs[found.code.at] != name:
         return None
-    if not np.isin(points(graph, name, found), np.arange(1 << found.code.bits)).all():
+    if not np.isin(points(graph, graph.dims(name), found), np.arange(1 << found.code.bits)).all():
         return None  # a float between two integers
     return Packing(found.code.bits, found.code.block, graph.dims(name)[0], found.code.row)

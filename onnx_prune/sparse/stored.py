@@ -94,7 +94,7 @@ class Unpacked(Stored):
         found = self.packing(name)
         if found is None:
             return super().zero(name)
-        points_of = points(self._coupling.graph, name, self._coupling.codes[name])
+        points_of = points(self._coupling.graph, tuple(self.proto(name).dims), self._coupling.codes[name])
         return found.spread(points_of).astype(np.uint8)
 
 
