@@ -26,7 +26,7 @@ LAYERS = [
         "calibration.countdown",
         "sparse.orientation",
     },
-    {"plugins", "signals", "model.threads"},
+    {"plugins", "signals", "model.threads", "model.room"},
     {
         "axes.relation",
         "model.wire",

@@ -9,7 +9,6 @@ operating system writes it out in its own time, as it does what `cp` made.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from onnx_prune.errors import Unwritable
+from onnx_prune.model import room
 from onnx_prune.signals import unstoppable
 
 if TYPE_CHECKING:  # numpy is imported once signals are minded, as all that is compiled
@@ -30,7 +30,6 @@ ALIGNMENT = 64
 _PIECE = 1 << 20  # bytes written at once: of more at a time a Linux kernel made up to eight times the work
 _WINDOW = 1 << 25  # bytes after which the disk is set to work, while more are made
 _PATIENCE = 2.0  # seconds that one run waits for another to put its files in place
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -78,16 +77,16 @@ class Replacement:
         self._placed = False
         self._replaces = target.exists()
 
-    def add(self, pieces: Iterable[NDArray[np.uint8]]) -> tuple[str, int]:
-        """Append to the data file; where it went: the file's name and the offset, a multiple of 64."""
-        name, file, offset = self._append()
+    def add(self, size: int, pieces: Iterable[NDArray[np.uint8]]) -> tuple[str, int]:
+        """Append so many bytes to the data file; where: the file's name and the offset, a multiple of 64."""
+        name, file, offset = self._append(size)
         for data in pieces:
             self._write(file, data.data)
         return name, offset
 
     def reserve(self, size: int) -> tuple[str, int]:
         """Leave room in the data file, as `add` would take it, that `fill` is to write."""
-        name, file, offset = self._append()
+        name, file, offset = self._append(size)
         file.seek(size, os.SEEK_CUR)
         self.written += size
         return name, offset
@@ -101,8 +100,8 @@ class Replacement:
                 count = os.pwrite(file, view[:_PIECE], offset)
                 view, offset = view[count:], offset + count
 
-    def _append(self) -> tuple[str, IO[bytes], int]:
-        """The data file at its end, which is a multiple of 64."""
+    def _append(self, size: int) -> tuple[str, IO[bytes], int]:
+        """The data file at its end, which is a multiple of 64, with room for so many bytes."""
         if self._data_path is None:
             path = self._target.parent / f"{self._target.name}.data"
             with unstoppable():  # so that it is known to be ours before it can be removed
@@ -116,11 +115,13 @@ class Replacement:
         offset = file.tell()
         padding = -offset % ALIGNMENT
         self.written += file.write(bytes(padding))
+        room.make(file.fileno(), offset + padding, size)
         return self._data_path.name, file, offset + padding
 
-    def finish(self, chunks: Iterator[bytes | memoryview]) -> None:
-        """Write the target's bytes, to the disk if they replace others."""
+    def finish(self, size: int, chunks: Iterator[bytes | memoryview]) -> None:
+        """Write the target's bytes, so many, to the disk if they replace others."""
         file = self._create(self._temporary)
+        room.make(file.fileno(), 0, size)
         for chunk in chunks:
             self._write(file, chunk)
         if self._target.exists():
@@ -195,7 +196,7 @@ def replacing(path: Path) -> Iterator[Replacement]:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "a") as new:
-        ...         new.finish(iter([b"abc"]))
+        ...         new.finish(3, iter([b"abc"]))
         ...         new.place()
         ...     (Path(folder) / "a").read_bytes(), os.listdir(folder)
         (b'abc', ['a'])
@@ -218,5 +219,5 @@ def replacing(path: Path) -> Iterator[Replacement]:
             with unstoppable():
                 new.close()
     except OSError as error:
-        way_out = "free space or choose another place" if error.errno in _FULL else "choose another place"
+        way_out = "free space or choose another place" if error.errno in room.FULL else "choose another place"
         raise Unwritable(f"cannot write {shown}: {error.strerror or error}; {way_out}") from None

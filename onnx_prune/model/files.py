@@ -217,9 +217,10 @@ def save(
         if external == "always" or (external == "auto" and (used or total > PROTOBUF_LIMIT)):
             pieces = writer.pieces(external=True)
             writer.fill()
-            if wire.size(pieces) > PROTOBUF_LIMIT:
+            total = wire.size(pieces)
+            if total > PROTOBUF_LIMIT:
                 raise InputError("over 2 GB are not raw data of initializers; make them so")
-        new.finish(_chunks(pieces))
+        new.finish(total, _chunks(pieces))
         with unstoppable(), alone(target.parent):
             before = _old_data(target)  # what another run put there since is removed too
             new.place()
@@ -243,7 +244,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         Unwritable: The operating system refused; an old file is as it was.
     """
     with replacing(Path(path)) as new:
-        new.finish(iter([content]))
+        new.finish(len(content), iter([content]))
         with unstoppable():
             new.place()
 
@@ -289,7 +290,7 @@ class _Writer:
                     job = apart.Job(lambda: self._new.fill(offset, data.make()), tell, data.size)
                     self._jobs.append((job, hear))
                 else:
-                    location, offset = self._new.add(data.make())
+                    location, offset = self._new.add(data.size, data.make())
                 head.data_location = TensorProto.EXTERNAL
                 for key, value in (("location", location), ("offset", offset), ("length", data.size)):
                     head.external_data.append(StringStringEntryProto(key=key, value=str(value)))
