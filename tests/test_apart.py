@@ -19,7 +19,7 @@ from onnx_prune.model import apart, files, threads
 from onnx_prune.sparse import zeroing
 from onnx_prune.sparse.sparsify import sparsify
 from onnx_prune.sparse.sparsity import Sparsity
-from onnx_prune.sparse.spool import Spool
+from onnx_prune.sparse.spool import Masks
 from tests.models import small_cnn
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
@@ -169,15 +169,20 @@ def test_a_fault_in_another_process_leaves_no_file(mark: Path, monkeypatch: pyte
     assert sorted(file.name for file in mark.iterdir()) == ["in.onnx", "in.onnx.data"]
 
 
-def test_a_fork_has_a_spool_of_its_own(mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_prune.sparse.spool._IN_MEMORY", 0)
-    spool = Spool()
-    spool["a"] = np.arange(5)
+@pytest.mark.parametrize("in_memory", [0, 1 << 24])
+def test_masks_have_places_that_forks_share(
+    in_memory: int, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnx_prune.sparse.spool._IN_MEMORY", in_memory)
+    masks = Masks({str(j): (j + 1, 8) for j in range(20)})
 
-    def put(value: int) -> list[int]:
-        spool["b"] = np.full(3, value)
-        return spool["b"].tolist()
+    def put(j: int) -> None:
+        masks.put(str(j), np.full(j + 1, j, np.uint8))
+        job(mark, j)
 
-    found = dict(shared(put, 9))
-    assert all(values == [j] * 3 for j, values in found.items())
-    assert spool["a"].tolist() == [0, 1, 2, 3, 4]
+    for j, _ in shared(put, 20):
+        assert str(j) not in masks
+        masks.know(str(j))
+    assert {name: bits.packed.tolist() for name, bits in masks.items()} == {
+        str(j): [j] * (j + 1) for j in range(20)
+    }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from math import prod as product
 from typing import IO, Any
 
 import numpy as np
@@ -29,13 +31,9 @@ class Spool:
 
     def __init__(self) -> None:
         self._file: IO[bytes] = io.BytesIO()
-        self._owner = os.getpid()
         self._places: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
 
     def __setitem__(self, name: str, array: Array) -> None:
-        if self._owner != os.getpid():  # a fork begins anew: the file is that of the other process
-            self._file, self._owner = io.BytesIO(), os.getpid()
-            self._places.clear()
         end = self._file.seek(0, os.SEEK_END)
         if isinstance(self._file, io.BytesIO) and end + array.nbytes > _IN_MEMORY:
             before, self._file = self._file, tempfile.TemporaryFile()  # noqa: SIM115  gone with the spool
@@ -46,7 +44,7 @@ class Spool:
     def __getitem__(self, name: str) -> Array:
         offset, dtype, shape = self._places[name]
         self._file.seek(offset)
-        count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        count = product(shape) * dtype.itemsize
         return np.frombuffer(self._file.read(count), dtype).reshape(shape)
 
     def get(self, name: str) -> Array | None:
@@ -55,29 +53,81 @@ class Spool:
 
 
 class Masks(Mapping[str, Bits]):
-    """Masks by name, as they have become known, on the disk.
+    """Masks by name, as they become known, on the disk: each has its place in a file that forks share.
+
+    Args:
+        shapes: of the tensors.
 
     Example:
-        >>> masks = Masks(["a", "b"])
-        >>> masks.add("b", Bits.of(np.array([True, False])))
+        >>> masks = Masks({"a": (2,), "b": (2,)})
+        >>> masks.put("b", Bits.of(np.array([True, False])).packed)
         >>> list(masks), masks["b"].kept
         (['b'], 1)
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names, self._shapes, self._spool = list(names), dict[str, tuple[int, ...]](), Spool()
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        end = 0
+        for name, shape in shapes.items():
+            size = -(-product(shape) // 8)
+            self._places[name] = end, size, shape
+            end += size
+        self._known: set[str] = set()
+        self._file = _InMemory(end) if end <= _IN_MEMORY else _OnDisk()
 
-    def add(self, name: str, bits: Bits) -> None:
-        """A mask that is known now; one that was known before stays."""
-        if name not in self._shapes:
-            self._spool[name] = bits.packed
-            self._shapes[name] = bits.shape
+    def put(self, name: str, packed: NDArray[np.uint8]) -> None:
+        """Keep a mask; it is known from now on."""
+        self._file.write(self._places[name][0], packed)
+        self.know(name)
+
+    def know(self, name: str) -> None:
+        """A mask that another process has put is known here, too."""
+        self._known.add(name)
 
     def __getitem__(self, name: str) -> Bits:
-        return Bits(self._spool[name], self._shapes[name])
+        if name not in self._known:
+            raise KeyError(name)
+        offset, size, shape = self._places[name]
+        return Bits(np.frombuffer(self._file.read(offset, size), np.uint8), shape)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self._names if name in self._shapes)
+        return (name for name in self._places if name in self._known)
 
     def __len__(self) -> int:
-        return len(self._shapes)
+        return len(self._known)
+
+
+class _InMemory:
+    """Bytes that forks share."""
+
+    def __init__(self, size: int) -> None:
+        self._bytes = mmap.mmap(-1, max(1, size))
+
+    def write(self, offset: int, data: NDArray[np.uint8]) -> None:
+        self._bytes[offset : offset + data.size] = data.tobytes()
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._bytes[offset : offset + size]
+
+
+class _OnDisk:
+    """The same in a file: its position, which forks share too, is left alone where that can be."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  gone with the masks
+
+    def write(self, offset: int, data: NDArray[np.uint8]) -> None:
+        left = memoryview(data.data)
+        while left:
+            if hasattr(os, "pwrite"):
+                count = os.pwrite(self._file.fileno(), left, offset)
+            else:
+                self._file.seek(offset)
+                count = self._file.write(left)
+            left, offset = left[count:], offset + count
+
+    def read(self, offset: int, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), size, offset)
+        self._file.seek(offset)
+        return self._file.read(size)

@@ -18,7 +18,7 @@ from onnx_prune.errors import ProofFailed
 from onnx_prune.model import pieces, tensors, threads
 from onnx_prune.model.graph import Graph
 from onnx_prune.model.pieces import Buffers, Pieces, Runs
-from onnx_prune.sparse.bits import Bits, Mask, ones
+from onnx_prune.sparse.bits import Mask, ones
 from onnx_prune.sparse.packing import Packing
 from onnx_prune.sparse.spool import Masks
 from onnx_prune.sparse.stored import Unpacked
@@ -74,7 +74,7 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
     """
     stored = Unpacked(coupling)
     counts: dict[str, Count] = {}
-    bits = Masks(masks)
+    bits = Masks({name: stored.shape(name) for name in masks})
     order = [tensor.name for tensor in coupling.graph.model.graph.initializer if tensor.name in masks]
     begun = _Begun(stored, masks, values, order)
 
@@ -93,17 +93,17 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
             counts[name] = Count(*map(sum, zip(Count(0, 0, 0, 0), *found, strict=True)))
             if mask.removes not in (None, counts[name].removed):
                 raise ProofFailed(f"tensor {name!r} has another number of zeros than its mask was to make")
-            bits.add(name, Bits(np.concatenate([np.zeros(0, np.uint8), *packed]), mask.shape))
+            bits.put(name, np.concatenate([np.zeros(0, np.uint8), *packed]))
 
         def apply(array: Array) -> Array:
             return Pieces(mask.shape, array.dtype, lambda: in_pieces(array))()
 
-        def tell() -> tuple[Count, NDArray[np.uint8]]:
-            return counts[name], bits[name].packed
+        def tell() -> Count:
+            return counts[name]
 
-        def hear(told: tuple[Count, NDArray[np.uint8]]) -> None:
-            counts[name], packed = told
-            bits.add(name, Bits(packed, mask.shape))
+        def hear(told: Count) -> None:
+            counts[name] = told
+            bits.know(name)
 
         packing = stored.packing(name)
         if packing is None:
