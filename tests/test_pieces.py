@@ -27,7 +27,7 @@ SIZE = 1000
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Pieces so small that little models have many, and a sample that says little."""
     patch.setattr(pieces, "PIECE", 64)
-    patch.setattr(pieces, "_SHORT", 8)
+    patch.setattr(pieces, "SHORT", 8)
     patch.setattr(edges, "_COLLECT", 0)
     patch.setattr(edges, "_SAMPLE", 32)
 
@@ -91,14 +91,6 @@ def coarse(model: onnx.ModelProto, step: float) -> onnx.ModelProto:
             array.reshape(-1)[7::97] = np.nan
         tensor.raw_data = array.tobytes()
     return model
-
-
-@pytest.mark.parametrize("size", [0, 7, 8, 1000])
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 1])
-def test_the_few_scores_that_are_wanted(size: int, share: float) -> None:
-    rng = np.random.default_rng(0)
-    scores, which = rng.random(size), rng.random(size) < share
-    assert np.array_equal(edges._few(scores, which), scores[which])
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [0, 2, 1], [0, 0, 1, 2]])

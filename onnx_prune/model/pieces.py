@@ -19,9 +19,9 @@ from onnx_prune.model.threads import FEW, in_order, workers
 
 Array = NDArray[Any]
 T = TypeVar("T")
-PIECE = 1 << 19  # elements; a multiple of eight, so that packed bits can be cut there
+PIECE = 1 << 18  # elements; a multiple of eight, so that packed bits can be cut there
 _LEAST = 1 << 16  # elements of a piece
-_SHORT = 512  # elements
+SHORT = 512  # elements of a run of a sample
 _LOCAL = threading.local()
 
 
@@ -66,7 +66,7 @@ def each(size: int, work: Callable[[slice], T]) -> Iterator[T]:
 
     Example:
         >>> list(each(600_000, lambda part: part.stop - part.start))
-        [524288, 75712]
+        [262144, 262144, 75712]
     """
     return in_order(work, _parts(size))
 
@@ -80,7 +80,7 @@ def every(size: int, work: Callable[[slice], T]) -> list[T]:
 
     Example:
         >>> every(600_000, lambda part: part.stop - part.start)
-        [524288, 75712]
+        [262144, 262144, 75712]
     """
     parts = _parts(size)
     return list(map(work, parts) if workers() == 1 else in_order(work, parts))
@@ -89,10 +89,10 @@ def every(size: int, work: Callable[[slice], T]) -> list[T]:
 def length(size: int) -> int:
     """Elements of a piece of an array of this size: more where there are many, since each costs its share.
 
-    >>> length(1 << 20), length(1 << 22) == PIECE * 2, length(1000 * PIECE) // PIECE
-    (262144, True, 2)
+    >>> length(1 << 20), length(1 << 22) == PIECE * 4, length(1000 * PIECE) // PIECE
+    (262144, True, 4)
     """
-    return max(_LEAST, min(size // FEW, 2 * PIECE))
+    return max(_LEAST, min(size // FEW, 4 * PIECE))
 
 
 class Buffers:
@@ -143,13 +143,16 @@ def scratch(use: str, count: int, kind: DTypeLike) -> Array:
 
 
 class Runs:
-    """An array by runs of its elements, in row-major order: do not write into them.
+    """An array by runs of its elements, in row-major order.
 
     Of a mapped file a run is read into memory that the thread's next one takes: mapped pages count as memory
     of the process until they are given back, and coming and going they take longer than a copy.
 
     Args:
         array: the array.
+
+    Attributes:
+        copies: whether a run is a copy, so that it may be written over.
 
     Example:
         >>> runs = Runs(np.arange(6).reshape(2, 3))
@@ -168,6 +171,7 @@ class Runs:
             self._first = mapped.offset + self._flat.ctypes.data - mapped.ctypes.data
             self._file = os.open(str(mapped.filename), os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
+        self.copies = self._file >= 0
 
     def __getitem__(self, part: slice) -> Array:
         """The elements of a slice without a step."""
@@ -179,7 +183,7 @@ class Runs:
 
     def sample(self, count: int) -> Array:
         """About so many elements from all over it, in short runs."""
-        number, length = max(1, count // _SHORT), min(_SHORT, count, self.size)
+        number, length = max(1, count // SHORT), min(SHORT, count, self.size)
         firsts = np.linspace(0, self.size - length, number).astype(np.int64).tolist()
         found = np.empty((number, length), self.dtype)
         for first, out in zip(firsts, found, strict=True):

@@ -17,8 +17,9 @@ from onnx_prune.model.pieces import Runs
 
 Array = NDArray[Any]
 Bool = NDArray[np.bool_]
+Measure = Callable[[Array, Array | None], Array]
 T = TypeVar("T")
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 16  # scores at least, eight times as many at most
 _COLLECT = 1 << 19  # scores that are simply sorted
 _MOST_INSIDE = 1 << 23  # scores around the border that are held
 
@@ -28,7 +29,8 @@ class Measured:
 
     Args:
         values: of a tensor.
-        measure: from some of them to a score each.
+        measure: from some of them to a score each, put into a second array where one is given, which may be
+            the first one: as few places of memory as can be, for they fit into the processor's cache.
 
     Example:
         >>> scores = Measured(np.array([[1, -2], [3, -4]]), np.abs)
@@ -36,17 +38,18 @@ class Measured:
         [2, 3]
     """
 
-    def __init__(self, values: Array | Runs, measure: Callable[[Array], Array]) -> None:
+    def __init__(self, values: Array | Runs, measure: Measure) -> None:
         self.shape, self.size, self.measure = values.shape, values.size, measure
         self._runs = values if isinstance(values, Runs) else Runs(values)
 
     def __getitem__(self, part: slice) -> Array:
         """Some of the scores, in row-major order, in memory that those asked for next may take."""
-        return self.measure(self._runs[part])
+        values = self._runs[part]
+        return self.measure(values, values if self._runs.copies else None)
 
     def sample(self, count: int) -> Array:
         """About so many of them."""
-        return np.array(self.measure(self._runs.sample(count)))
+        return self.measure(self._runs.sample(count), None).copy()
 
 
 Scores = Array | Measured
@@ -142,21 +145,33 @@ def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
 
     Floyd and Rivest 1975, "Expected time bounds for selection".
     """
-    share = min(max(total >> 7, _SAMPLE), 4 * _SAMPLE) / total
+    share = min(max(total >> 6, _SAMPLE), 8 * _SAMPLE) / total
     sources = (a if isinstance(a, Measured) else Runs(a) for a in passes())
     sample = np.concatenate([a.sample(int(share * a.size) + 1) for a in sources])
-    ratio = count / total
-    spread = (sample.size * ratio * (1 - ratio)) ** 0.5  # of how many in the sample lie below the border
-    for deviations in (4, 64):  # the runs of a sample are not independent draws
-        reach = int(deviations * spread) + 8
-        ends = [min(max(0, int(ratio * sample.size) + j), sample.size - 1) for j in (-reach, reach)]
-        if deviations > 4 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
+    middle = int(count / total * (sample.size - 1))
+    error = _error(sample, float(np.partition(sample, middle)[middle]))
+    for deviations in (3, 48):
+        reach = int(deviations * error) + 8
+        ends = [min(max(0, middle + j), sample.size - 1) for j in (-reach, reach)]
+        if deviations > 3 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
             break
         low, high = (float(np.partition(sample, j)[j]) for j in ends)
         border = _between(passes, count, low, high)
         if border is not None:
             return border
     return None
+
+
+def _error(sample: Array, score: float) -> float:
+    """The standard error of how many of a sample lie below a score.
+
+    Scores that lie next to each other are alike, so runs of the sample are counted, each against the next:
+    Wolter 1984, "An investigation of some estimators of variance for systematic sampling", the estimator by
+    overlapping differences.
+    """
+    below, runs = _compare(sample, score)[0], sample.size // pieces.SHORT
+    counts = np.count_nonzero(below[: runs * pieces.SHORT].reshape(runs, pieces.SHORT), axis=1)
+    return float((runs * (np.diff(counts) ** 2).mean() / 2) ** 0.5) if runs > 1 else 0.0
 
 
 def _between(passes: Passes, count: int, low: float, high: float) -> _Border | None:
@@ -192,7 +207,7 @@ def _tallies(scores: Scores, low: float, high: float) -> list[_Tally]:
         np.less(*_own(some, low), out=below)
         np.less_equal(*_own(some, high), out=upto)
         under = int(np.count_nonzero(below))
-        found = _few(some, np.not_equal(below, upto, out=upto))
+        found = some.take(np.flatnonzero(np.not_equal(below, upto, out=upto)))
         low_ones, high_ones = (int(np.count_nonzero(np.equal(*_own(found, end)))) for end in (low, high))
         if low_ones or high_ones:
             found = found[(found > low) & (found < high)]
@@ -205,15 +220,6 @@ def _each(scores: Scores, work: Callable[[Array], T]) -> list[T]:
     """What `work` gives for each piece of a tensor's scores."""
     flat = _flat(scores)
     return pieces.every(scores.size, lambda part: work(flat[part]))
-
-
-def _few(scores: Array, which: Bool) -> Array:
-    """Scores of which few are wanted: where there are none is seen for eight at a time."""
-    whole = scores.size // 8 * 8
-    groups = which[:whole].reshape(-1, 8)
-    at = np.flatnonzero(groups.view(np.uint64) != 0)
-    found = scores[:whole].reshape(-1, 8).take(at, axis=0)[groups.take(at, axis=0)]
-    return np.concatenate([found, scores[whole:][which[whole:]]]) if whole < scores.size else found
 
 
 def _by_digits(passes: Passes, count: int) -> _Border:

@@ -22,7 +22,7 @@ from onnx_prune.model.pieces import Runs
 from onnx_prune.real import numbers
 from onnx_prune.sparse import granularity, saliency, select
 from onnx_prune.sparse.bits import Bits, Mask
-from onnx_prune.sparse.edges import Edge, Measured, Scores, edges
+from onnx_prune.sparse.edges import Edge, Measure, Measured, Scores, edges
 from onnx_prune.sparse.granularity import Pattern
 from onnx_prune.sparse.sparsity import Sparsity
 from onnx_prune.sparse.stored import Stored
@@ -82,7 +82,7 @@ class Ranked:
 
     Args:
         shape: of the tensor.
-        measure: from some of its values to a score each.
+        measure: see `Measured`.
         edge: finds where the lowest scores end.
         removes: how many they are, where that is known.
     """
@@ -90,7 +90,7 @@ class Ranked:
     def __init__(
         self,
         shape: tuple[int, ...],
-        measure: Callable[[Array], Array],
+        measure: Measure,
         edge: Callable[[Runs], Edge],
         removes: int | None = None,
     ) -> None:
@@ -104,11 +104,11 @@ class Ranked:
     def part(self, part: slice, values: Array, found: Edge) -> NDArray[np.bool_]:
         """See `Mask.part`."""
         gone = pieces.scratch("gone", values.size, np.bool_)
-        gone = found.goes(self._measure(values), part.start, gone)
+        gone = found.goes(self._measure(values, None), part.start, gone)
         return np.logical_not(gone, out=gone)
 
 
-def _ranked(weight: Weight, measure: Callable[[Array], Array], count: int) -> Ranked:
+def _ranked(weight: Weight, measure: Measure, count: int) -> Ranked:
     """The mask that so many weights of one tensor go."""
 
     def find(values: Runs) -> Edge:
@@ -117,11 +117,14 @@ def _ranked(weight: Weight, measure: Callable[[Array], Array], count: int) -> Ra
     return Ranked(weight.shape, measure, find, count)
 
 
-def _magnitude(values: Array) -> Array:
-    """The scores of some values, in memory that the next ones take."""
-    values = numbers(values)
-    out = pieces.scratch("magnitude", values.size, values.dtype).reshape(values.shape)
-    return saliency.magnitude(values, out)
+def _magnitude(values: Array, out: Array | None) -> Array:
+    """The scores of some values; where no array is given, in memory that the next ones take."""
+    real = numbers(values)
+    if real is not values:
+        out = real
+    elif out is None:
+        out = pieces.scratch("magnitude", values.size, values.dtype).reshape(values.shape)
+    return saliency.magnitude(real, out)
 
 
 def rank(weights: Sequence[Weight], asked: Sparsity, pattern: Pattern, score: Score) -> dict[str, Mask]:
