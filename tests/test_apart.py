@@ -177,12 +177,14 @@ def test_masks_have_places_that_forks_share(
     masks = Masks({str(j): (j + 1, 8) for j in range(20)})
 
     def put(j: int) -> None:
-        masks.put(str(j), np.full(j + 1, j, np.uint8))
+        for byte in range(j + 1):
+            masks.put(str(j), 8 * byte, np.full(1, j, np.uint8))
         job(mark, j)
 
-    for j, _ in shared(put, 20):
-        assert str(j) not in masks
-        masks.know(str(j))
+    list(shared(put, 20))
+    assert not masks
+    for name in map(str, range(20)):
+        masks.know(name)
     assert {name: bits.packed.tolist() for name, bits in masks.items()} == {
         str(j): [j] * (j + 1) for j in range(20)
     }

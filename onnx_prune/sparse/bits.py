@@ -26,13 +26,14 @@ class Mask(Protocol):
     def prepare(self, values: Runs) -> Any:
         """What `part` needs to know, found out from the values as they are stored."""
 
-    def part(self, part: slice, values: NDArray[Any], found: Any) -> NDArray[np.bool_]:
+    def part(self, part: slice, values: NDArray[Any], found: Any, spare: NDArray[Any]) -> NDArray[np.bool_]:
         """Which weights of a run stay.
 
         Args:
             part: the run, in row-major order; it starts at a multiple of eight.
             values: as they are stored there.
             found: by `prepare`.
+            spare: memory like that of the values, to be written into.
         """
 
 
@@ -66,7 +67,7 @@ class Bits:
     def prepare(self, values: Runs) -> None:
         """See `Mask.prepare`."""
 
-    def part(self, part: slice, values: NDArray[Any], found: None = None) -> NDArray[np.bool_]:
+    def part(self, part: slice, values: NDArray[Any], found: None, spare: NDArray[Any]) -> NDArray[np.bool_]:
         """See `Mask.part`."""
         packed = self.packed[part.start // 8 : -(-part.stop // 8)]
         return np.unpackbits(packed, count=part.stop - part.start).view(np.bool_)

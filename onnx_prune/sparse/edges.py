@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import prod as product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,19 +30,25 @@ class Measured:
     """Scores that are made from values as they are read, some at a time: they are never all in memory.
 
     Args:
-        values: of a tensor.
+        shape: of a tensor.
+        read: gives its values, when the first scores are asked for.
         measure: from some of them to a score each, put into a second array where one is given, which may be
             the first one: as few places of memory as can be, for they fit into the processor's cache.
 
     Example:
-        >>> scores = Measured(np.array([[1, -2], [3, -4]]), np.abs)
+        >>> scores = Measured((2, 2), lambda: np.array([[1, -2], [3, -4]]), np.abs)
         >>> scores[1:3].tolist()
         [2, 3]
     """
 
-    def __init__(self, values: Array | Runs, measure: Measure) -> None:
-        self.shape, self.size, self.measure = values.shape, values.size, measure
-        self._runs = values if isinstance(values, Runs) else Runs(values)
+    def __init__(self, shape: tuple[int, ...], read: Callable[[], Array | Runs], measure: Measure) -> None:
+        self.shape, self.size, self.measure = shape, product(shape), measure
+        self._read = read
+
+    @cached_property
+    def _runs(self) -> Runs:
+        values = self._read()
+        return values if isinstance(values, Runs) else Runs(values)
 
     def __getitem__(self, part: slice) -> Array:
         """Some of the scores, in row-major order, in memory that those asked for next may take."""
@@ -49,7 +57,8 @@ class Measured:
 
     def sample(self, count: int) -> Array:
         """About so many of them."""
-        return self.measure(self._runs.sample(count), None).copy()
+        values = self._runs.sample(count)
+        return self.measure(values, values)
 
 
 Scores = Array | Measured
@@ -147,15 +156,19 @@ def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
     """
     share = min(max(total >> 6, _SAMPLE), 8 * _SAMPLE) / total
     sources = (a if isinstance(a, Measured) else Runs(a) for a in passes())
-    sample = np.concatenate([a.sample(int(share * a.size) + 1) for a in sources])
-    middle = int(count / total * (sample.size - 1))
-    error = _error(sample, float(np.partition(sample, middle)[middle]))
+    found = [a.sample(int(share * a.size) + 1) for a in sources]
+    sample = found[0] if len(found) == 1 else np.concatenate(found)
+    ranked, middle = sample.copy(), int(count / total * (sample.size - 1))
+    ranked.partition(middle)
+    error = _error(sample, float(ranked[middle]))
     for deviations in (3, 48):
         reach = int(deviations * error) + 8
         ends = [min(max(0, middle + j), sample.size - 1) for j in (-reach, reach)]
         if deviations > 3 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
             break
-        low, high = (float(np.partition(sample, j)[j]) for j in ends)
+        for j in ends:
+            ranked.partition(j)
+        low, high = (float(ranked[j]) for j in ends)
         border = _between(passes, count, low, high)
         if border is not None:
             return border
@@ -273,9 +286,16 @@ def _compare(scores: Array, score: float) -> tuple[Bool, Bool]:
 
 def _own(scores: Array, score: float) -> tuple[Array, Any]:
     """Scores and another one as numbers of one type that has both: the scores' own type if it does."""
+    own = _as(scores.dtype, score)
+    return (scores.astype(np.float64), np.float64(score)) if own is None else (scores, own)
+
+
+@lru_cache(64)
+def _as(dtype: np.dtype[Any], score: float) -> Any:
+    """A score as a number of a type, None where this has no such number."""
     with np.errstate(over="ignore"):
-        own = scores.dtype.type(score)
-    return (scores, own) if float(own) == score else (scores.astype(np.float64), np.float64(score))
+        own = dtype.type(score)
+    return own if float(own) == score else None
 
 
 def _equal(scores: Scores, score: float) -> list[int]:

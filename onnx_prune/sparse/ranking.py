@@ -58,7 +58,7 @@ def scorer(stored: Stored, asked: Sparsity, parent: Mapping[str, Bits]) -> Score
 
     def score(weight: Weight) -> Scores:
         if in_pieces and stored.plain(weight.name):
-            return Measured(stored.array(weight.name), _magnitude)
+            return Measured(weight.shape, lambda: stored.array(weight.name), _magnitude)
         if given is not None:
             found = _of(given, weight)
         elif asked.criterion == "random":
@@ -101,10 +101,10 @@ class Ranked:
         """See `Mask.prepare`."""
         return self._find(values)
 
-    def part(self, part: slice, values: Array, found: Edge) -> NDArray[np.bool_]:
+    def part(self, part: slice, values: Array, found: Edge, spare: Array) -> NDArray[np.bool_]:
         """See `Mask.part`."""
         gone = pieces.scratch("gone", values.size, np.bool_)
-        gone = found.goes(self._measure(values, None), part.start, gone)
+        gone = found.goes(self._measure(values, spare), part.start, gone)
         return np.logical_not(gone, out=gone)
 
 
@@ -112,7 +112,7 @@ def _ranked(weight: Weight, measure: Measure, count: int) -> Ranked:
     """The mask that so many weights of one tensor go."""
 
     def find(values: Runs) -> Edge:
-        return edges(lambda: [Measured(values, measure)], count, weight.size)[0]
+        return edges(lambda: [Measured(weight.shape, lambda: values, measure)], count, weight.size)[0]
 
     return Ranked(weight.shape, measure, find, count)
 

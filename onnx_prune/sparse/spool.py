@@ -60,7 +60,8 @@ class Masks(Mapping[str, Bits]):
 
     Example:
         >>> masks = Masks({"a": (2,), "b": (2,)})
-        >>> masks.put("b", Bits.of(np.array([True, False])).packed)
+        >>> masks.put("b", 0, Bits.of(np.array([True, False])).packed)
+        >>> masks.know("b")
         >>> list(masks), masks["b"].kept
         (['b'], 1)
     """
@@ -75,13 +76,12 @@ class Masks(Mapping[str, Bits]):
         self._known: set[str] = set()
         self._file = _InMemory(end) if end <= _IN_MEMORY else _OnDisk()
 
-    def put(self, name: str, packed: NDArray[np.uint8]) -> None:
-        """Keep a mask; it is known from now on."""
-        self._file.write(self._places[name][0], packed)
-        self.know(name)
+    def put(self, name: str, first: int, packed: NDArray[np.uint8]) -> None:
+        """Keep what is packed from an element on, which is a multiple of eight."""
+        self._file.write(self._places[name][0] + first // 8, packed)
 
     def know(self, name: str) -> None:
-        """A mask that another process has put is known here, too."""
+        """All of a mask has been put, by this process or another."""
         self._known.add(name)
 
     def __getitem__(self, name: str) -> Bits:

@@ -84,16 +84,16 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
             return None
 
         def in_pieces(_: Array) -> Iterator[Array]:
-            packed: list[NDArray[np.uint8]] = []
-            found: list[Count] = []
+            found, first = [Count(0, 0, 0, 0)], 0
             for made in begun.pieces(name):
-                packed.append(made.packed)
+                bits.put(name, first, made.packed)
                 found.append(made.count)
+                first += made.new.size
                 yield made.new
-            counts[name] = Count(*map(sum, zip(Count(0, 0, 0, 0), *found, strict=True)))
+            counts[name] = Count(*map(sum, zip(*found, strict=True)))
             if mask.removes not in (None, counts[name].removed):
                 raise ProofFailed(f"tensor {name!r} has another number of zeros than its mask was to make")
-            bits.put(name, np.concatenate([np.zeros(0, np.uint8), *packed]))
+            bits.know(name)
 
         def apply(array: Array) -> Array:
             return Pieces(mask.shape, array.dtype, lambda: in_pieces(array))()
@@ -194,8 +194,8 @@ class _Begun:
         def make(part: slice) -> _Made:
             was = old[part]
             now = was if wanted is None else wanted[part]
-            keep, point = mask.part(part, was, found), zero if points is None else points[part]
             new = memory.take(now.shape)
+            keep, point = mask.part(part, was, found, new), zero if points is None else points[part]
             if blank:  # twice as fast as choosing: all bits of a zero are 0
                 np.multiply(_bits(now), keep.view(np.uint8), out=_bits(new))
             else:
