@@ -26,7 +26,7 @@ LAYERS = [
         "calibration.countdown",
         "sparse.orientation",
     },
-    {"plugins", "signals", "model.threads", "model.room"},
+    {"plugins", "signals", "model.threads", "model.room", "model.turns"},
     {
         "axes.relation",
         "model.wire",

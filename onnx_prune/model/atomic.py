@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 
 from onnx_prune.errors import Unwritable
 from onnx_prune.model import room
+from onnx_prune.model.turns import AT_ONCE, Turns
 from onnx_prune.signals import unstoppable
 
 if TYPE_CHECKING:  # numpy is imported once signals are minded, as all that is compiled
@@ -27,7 +28,6 @@ if TYPE_CHECKING:  # numpy is imported once signals are minded, as all that is c
     from numpy.typing import NDArray
 
 ALIGNMENT = 64
-_PIECE = 1 << 20  # bytes written at once: of more at a time a Linux kernel made up to eight times the work
 _WINDOW = 1 << 25  # bytes after which the disk is set to work, while more are made
 _PATIENCE = 2.0  # seconds that one run waits for another to put its files in place
 
@@ -74,6 +74,7 @@ class Replacement:
         self._data_path: Path | None = None
         self._files: list[IO[bytes]] = []
         self._begun: dict[int, int] = {}
+        self._turns: Turns | None = None
         self._placed = False
         self._replaces = target.exists()
 
@@ -87,18 +88,15 @@ class Replacement:
     def reserve(self, size: int) -> tuple[str, int]:
         """Leave room in the data file, as `add` would take it, that `fill` is to write."""
         name, file, offset = self._append(size)
+        self._turns = self._turns or Turns()
         file.seek(size, os.SEEK_CUR)
         self.written += size
         return name, offset
 
     def fill(self, offset: int, pieces: Iterable[NDArray[np.uint8]]) -> None:
         """Write what belongs at an offset of the data file; several processes may."""
-        file = self._files[0].fileno()
-        for data in pieces:
-            view = memoryview(data.data).cast("B")
-            while view:
-                count = os.pwrite(file, view[:_PIECE], offset)
-                view, offset = view[count:], offset + count
+        assert self._turns is not None
+        self._turns.write(self._files[0].fileno(), offset, (data.data for data in pieces))
 
     def _append(self, size: int) -> tuple[str, IO[bytes], int]:
         """The data file at its end, which is a multiple of 64, with room for so many bytes."""
@@ -159,8 +157,8 @@ class Replacement:
 
     def _write(self, file: IO[bytes], data: bytes | memoryview) -> None:
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), _PIECE):
-            self.written += file.write(view[start : start + _PIECE])
+        for start in range(0, len(view), AT_ONCE):
+            self.written += file.write(view[start : start + AT_ONCE])
             self._hurry(file)
 
     def _hurry(self, file: IO[bytes]) -> None:
