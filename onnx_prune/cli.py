@@ -95,6 +95,7 @@ def _sparsify(ctx: click.Context, given: dict[str, Any]) -> None:
             save_mask=given["save_mask"],
             plot=given["plot"],
             dry_run=given["dry_run"],
+            keep_mask=False,
         ).report
         if given["report"] is not None:
             progress("writing the report")

@@ -14,7 +14,7 @@ from onnx_prune.analyse import couple
 from onnx_prune.errors import ProofFailed
 from onnx_prune.model import files, pieces
 from onnx_prune.model.graph import Graph
-from onnx_prune.sparse import edges, zeroing
+from onnx_prune.sparse import edges, storage, zeroing
 from onnx_prune.sparse.bits import Bits
 from onnx_prune.sparse.sparsify import sparsify
 from onnx_prune.sparse.sparsity import Sparsity
@@ -130,6 +130,20 @@ def test_a_model_by_pieces_as_a_whole(across: bool, ratio: float, step: float, t
     assert (tmp_path / "found.onnx.data").read_bytes() == (tmp_path / "whole.onnx.data").read_bytes()
     assert found.report.layers == whole.report.layers
     assert found.report.asked == sum(layer.asked for layer in whole.report.layers)
+
+
+@pytest.mark.parametrize("most", [0, storage.GZ_BELOW])  # bytes of weights that are looked at
+def test_masks_are_kept_where_they_are_wanted(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "GZ_BELOW", most)
+    asked = Sparsity(ratio=0.6, validate=False)
+    kept = sparsify(small_cnn(), tmp_path / "kept.onnx", asked)
+    gone = sparsify(small_cnn(), tmp_path / "gone.onnx", asked, keep_mask=False)
+    assert (tmp_path / "kept.onnx").read_bytes() == (tmp_path / "gone.onnx").read_bytes()
+    assert (kept.report.layers, kept.report.storage) == (gone.report.layers, gone.report.storage)
+    assert len(kept.mask.bits) == len(kept.report.layers)
+    assert bool(gone.mask.bits) == bool(most)
 
 
 def test_more_tensors_than_files_may_be_open(tmp_path: Path) -> None:

@@ -38,14 +38,17 @@ class Look:
     Args:
         coupling: the analysed original.
         names: of the tensors that take part.
+
+    Attributes:
+        small: whether they are looked at.
     """
 
     def __init__(self, coupling: Coupling, names: Collection[str]) -> None:
         stored = Unpacked(coupling)
         self._protos = {name: stored.proto(name) for name in names}
         self._dense = sum(map(tensors.nbytes, self._protos.values()))
-        self._small = self._dense <= storage.GZ_BELOW
-        kept = names if self._small else ()
+        self.small = self._dense <= storage.GZ_BELOW
+        kept = names if self.small else ()
         self._before, self._packed = {}, {}
         for name in kept:
             proto = self._protos[name]
@@ -71,8 +74,8 @@ class Look:
 
         kind = Counter(tensor.data_type for tensor in self._protos.values()).most_common(1)[0][0]
         unknown = (None, None)
-        gz, zstd = storage.compressed(new for _, new in pairs()) if self._small else unknown
-        gz_before, zstd_before = storage.compressed(old for old, _ in pairs()) if self._small else unknown
+        gz, zstd = storage.compressed(new for _, new in pairs()) if self.small else unknown
+        gz_before, zstd_before = storage.compressed(old for old, _ in pairs()) if self.small else unknown
         sizes = storage.Storage(
             self._dense,
             *(gz, gz_before, zstd, zstd_before),

@@ -42,7 +42,7 @@ class SparseResult:
 
     Attributes:
         model: the model with its zeros; None where it was streamed to a file without being run.
-        mask: which weights stay.
+        mask: which weights stay; its `bits` are empty where they were not to be kept.
         report: everything measured.
     """
 
@@ -60,6 +60,7 @@ def sparsify(
     plot: str | Path | None = None,
     dry_run: bool = False,
     manifest: Mapping[str, Any] | None = None,
+    keep_mask: bool = True,
 ) -> SparseResult:
     """Zero single weights, check them, measure what that did, and write the model.
 
@@ -71,13 +72,17 @@ def sparsify(
         plot: where the weights' spread is drawn, as PNG where the name ends so, else as SVG.
         dry_run: choose and report, without running or writing anything.
         manifest: what the mask file says beside what is known here, such as the round of a schedule.
+        keep_mask: the result has the masks, which wait in a temporary file where they are large.
 
     Raises:
         InputError: the model, an option or a file is not usable.
         NothingToPrune: no weight takes part.
         ProofFailed: a weight is not what it should be, which is a bug of ours; nothing was written.
     """
-    return _Run(source, output, asked or Sparsity(), save_mask, plot, dry_run, dict(manifest or {})).run()
+    kept = keep_mask or save_mask is not None
+    return _Run(
+        source, output, asked or Sparsity(), save_mask, plot, dry_run, dict(manifest or {}), kept
+    ).run()
 
 
 @dataclass
@@ -89,6 +94,7 @@ class _Run:
     plot: str | Path | None
     dry_run: bool
     manifest: dict[str, Any]
+    keep_mask: bool
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,7 +115,7 @@ class _Run:
             mask, masks, values = self._masks(coupling, weights, pattern, sha256)
         look = Look(coupling, masks)
         with self.stage("zeroing"):
-            zeroed = zero_out(coupling, masks, values)
+            zeroed = zero_out(coupling, masks, values, keep=self.keep_mask or look.small)
             draft, mask = zeroed.draft, replace(mask, bits=zeroed.bits)
             sparsely = storage.store_sparsely(draft, masks) if asked.sparse_initializers else []
         drift, not_run, size, model = None, "dry run" if self.dry_run else "--no-validate", None, None
@@ -129,8 +135,9 @@ class _Run:
                 _finish(make)
         if self.save_mask is not None and not self.dry_run:
             maskfile.write(mask, self.save_mask)
+        counts = {name: zeroed.counts[name] for name in masks}
         with self.stage("measuring the weights"):
-            seen = look.at(mask.bits, zeroed.counts, values)
+            seen = look.at(mask.bits, counts, values)
         if self.plot is not None and not self.dry_run:
             from onnx_prune.html import chart
 
@@ -139,7 +146,7 @@ class _Run:
         return SparseResult(
             model,
             mask,
-            self._report(coupling, weights, mask, zeroed.counts, seen, len(sparsely), drift, not_run, size),
+            self._report(coupling, weights, mask.manifest, counts, seen, len(sparsely), drift, not_run, size),
         )
 
     def _masks(
@@ -192,7 +199,7 @@ class _Run:
         self,
         coupling: Coupling,
         weights: Weights,
-        mask: MaskFile,
+        made: Manifest,
         counts: Mapping[str, Count],
         seen: Seen,
         sparsely: int,
@@ -203,31 +210,30 @@ class _Run:
         graph, stored = coupling.graph, Unpacked(coupling)
         known = {weight.name: weight for weight in weights.taking}
         layers = []
-        for name in mask.bits:
+        for name, found in counts.items():
             shape = stored.shape(name)
             labels = known[name].labels if name in known else ()
-            found = counts[name]
             layers.append(
                 Layer(name, labels, shape, product(shape), found.before, found.removed, found.zeros)
             )
         alone = [LeftAlone(s.name, s.size, s.why) for s in weights.spared]
         why = "--ignore or --spare says so"
-        alone += [LeftAlone(w.name, w.size, why) for w in weights.taking if w.name not in mask.bits]
+        alone += [LeftAlone(w.name, w.size, why) for w in weights.taking if w.name not in counts]
         self._remark(layers, counts)
         written = self.output is not None and not self.dry_run
         return SparseReport(
             source=None if isinstance(self.source, onnx.ModelProto) else str(self.source),
             output=str(self.output) if written else None,
-            criterion=mask.manifest.criterion,
-            pattern=mask.manifest.pattern,
-            asked_ratio=mask.manifest.ratio,
+            criterion=made.criterion,
+            pattern=made.pattern,
+            asked_ratio=made.ratio,
             asked=sum(layer.asked for layer in layers),
             zeros=sum(layer.zeros for layer in layers),
             size=sum(layer.size for layer in layers),
             params=graph.params() + sum(layer.size - graph.elements(layer.name) for layer in layers),
             layers=tuple(layers),
             left_alone=tuple(alone),
-            untouched=len(graph.weights.keys() - graph.frozen - mask.bits.keys()),
+            untouched=len(graph.weights.keys() - graph.frozen - counts.keys()),
             storage=seen.storage,
             stored_sparsely=sparsely,
             bytes=size,

@@ -56,7 +56,7 @@ class Masks(Mapping[str, Bits]):
     """Masks by name, as they become known, on the disk: each has its place in a file that forks share.
 
     Args:
-        shapes: of the tensors.
+        shapes: of the tensors; what is said of others is let go.
 
     Example:
         >>> masks = Masks({"a": (2,), "b": (2,)})
@@ -78,11 +78,13 @@ class Masks(Mapping[str, Bits]):
 
     def put(self, name: str, first: int, packed: NDArray[np.uint8]) -> None:
         """Keep what is packed from an element on, which is a multiple of eight."""
-        self._file.write(self._places[name][0] + first // 8, packed)
+        if name in self._places:
+            self._file.write(self._places[name][0] + first // 8, packed)
 
     def know(self, name: str) -> None:
         """All of a mask has been put, by this process or another."""
-        self._known.add(name)
+        if name in self._places:
+            self._known.add(name)
 
     def __getitem__(self, name: str) -> Bits:
         if name not in self._known:

@@ -50,7 +50,7 @@ class Zeroed:
 
     Attributes:
         draft: it; every masked tensor is checked as it is made.
-        bits: the masks of the tensors that were made.
+        bits: the masks of the tensors that were made, where they are kept.
         counts: what became of these.
     """
 
@@ -59,7 +59,9 @@ class Zeroed:
     counts: dict[str, Count] = field(default_factory=dict)
 
 
-def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | None = None) -> Zeroed:
+def zero_out(
+    coupling: Coupling, masks: Mapping[str, Mask], values: Values | None = None, *, keep: bool = True
+) -> Zeroed:
     """The model with every weight zero that its mask removes.
 
     A tensor is read once, as it is written or filled in, and checked then, a piece at a time.
@@ -68,13 +70,14 @@ def zero_out(coupling: Coupling, masks: Mapping[str, Mask], values: Values | Non
         coupling: the analysed original, left as it is.
         masks: the mask of each tensor that takes part.
         values: new values of a tensor before it is masked, in its own type; None leaves the original's.
+        keep: the masks are in `Zeroed.bits`, once they are known.
 
     Raises:
         ProofFailed: now, or as a tensor is made: it is not what it should be, which is a bug of ours.
     """
     stored = Unpacked(coupling)
     counts: dict[str, Count] = {}
-    bits = Masks({name: stored.shape(name) for name in masks})
+    bits = Masks({name: stored.shape(name) for name in masks} if keep else {})
     order = [tensor.name for tensor in coupling.graph.model.graph.initializer if tensor.name in masks]
     begun = _Begun(stored, masks, values, order)
 
