@@ -159,20 +159,23 @@ def _by_sample(passes: Passes, count: int, total: int) -> _Border | None:
     found = [a.sample(int(share * a.size) + 1) for a in sources]
     sample = found[0] if len(found) == 1 else np.concatenate(found)
     ranked, middle = sample.copy(), int(count / total * (sample.size - 1))
-    ranked.partition(middle)
-    error = _error(sample, float(ranked[middle]))
+    error = _error(sample, _nth(ranked, middle))
     for deviations in (3, 48):
         reach = int(deviations * error) + 8
         ends = [min(max(0, middle + j), sample.size - 1) for j in (-reach, reach)]
         if deviations > 3 and (ends[1] - ends[0]) / sample.size * total > _MOST_INSIDE:
             break
-        for j in ends:
-            ranked.partition(j)
-        low, high = (float(ranked[j]) for j in ends)
+        low, high = (_nth(ranked, j) for j in ends)
         border = _between(passes, count, low, high)
         if border is not None:
             return border
     return None
+
+
+def _nth(scores: Array, n: int) -> float:
+    """The n-th lowest score, counted from 0; the scores are put into another order."""
+    scores.partition(n)
+    return float(scores[n])
 
 
 def _error(sample: Array, score: float) -> float:
