@@ -9,6 +9,7 @@ from onnx_prune.axes.axis import Atom, atoms
 from onnx_prune.axes.pattern import pattern
 from onnx_prune.axes.relation import NEVER, WHOLE, Op, Relation, Restate, Shape, hold, letters, mix, positive
 from onnx_prune.errors import Misfit
+from onnx_prune.rules import relate
 
 
 def op(ins: str, outs: str = "", **rest: object) -> Op:
@@ -143,6 +144,13 @@ def test_what_does_not_fit_says_so(
 def test_a_pattern_that_cannot_be_read_is_a_mistake_of_ours(text: str) -> None:
     with pytest.raises(ValueError, match=r"pattern '.*': cannot read '.*'"):
         pattern(op("2x3", "2"), text)
+
+
+@pytest.mark.parametrize("axis", [2, -3, 1 << 32])  # onnx keeps 32 bits, and finds shapes all the same
+def test_an_axis_that_is_not_there_is_no_axis(axis: int) -> None:
+    assert [positive(at, 2) for at in (0, 1, -1, -2)] == [0, 1, 1, 0]
+    with pytest.raises(Misfit, match=f"^axis {axis} is none of 2$"):
+        relate(Op("Concat", ((2, 3), (2, 4)), ((2, 7),), {"axis": axis}))
 
 
 def test_the_node_answers_for_what_it_has() -> None:

@@ -214,7 +214,16 @@ class Op:
 
 
 def positive(axis: int, rank: int) -> int:
-    """A dimension counted from the front."""
+    """A dimension counted from the front.
+
+    >>> positive(-1, 4), positive(3, 4)
+    (3, 3)
+
+    Raises:
+        Misfit: there is none such: onnx takes 2^32 for 0.
+    """
+    if not -rank <= axis < rank:
+        raise Misfit(f"axis {axis} is none of {rank}")
     return axis + rank if axis < 0 else axis
 
 

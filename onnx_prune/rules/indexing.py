@@ -39,7 +39,7 @@ def gather(op: Op) -> Relation:
     i: Dims = letters(indices, "ijklmnop")
     table: Axis = hold(x[axis], LOOKED_UP)
     restate: tuple[Restate, ...] = ()
-    at = [positive(index, data[axis]) for index in op.const(1) or ()]
+    at = [index + data[axis] if index < 0 else index for index in op.const(1) or ()]
     if at and at == list(range(at[0], at[0] + len(at))) and len(at) == max(indices, default=1):
         table, inside = run(x[axis], at[0], at[0] + len(at))
         i = tuple(inside if atom.size > 1 else atom for atom in letters(indices, "ijklmnop"))
