@@ -184,6 +184,18 @@ def test_scores_of_two_types_are_ranked_together() -> None:
         assert [edge.goes(a).astype(int).tolist() for edge, a in zip(found, tensors, strict=True)] == gone
 
 
+@pytest.mark.usefixtures("small")
+def test_no_score_of_two_types_is_lost_beside_an_end() -> None:
+    """The lower end is a double that float32 does not have, and some of its scores equal the upper one."""
+    rng = np.random.default_rng(0)
+    steps = np.round(rng.integers(1, 8, 600) * 0.05, 2)
+    tensors = [rng.permutation(steps).astype(np.float32), rng.permutation(steps)]
+    for count in range(25, 1200, 25):
+        found = edges.edges(lambda: tensors, count, 1200)
+        gone = [edge.goes(scores) for scores, edge in zip(tensors, found, strict=True)]
+        assert sum(map(np.count_nonzero, gone)) == count
+
+
 class Promising(Bits):
     """A mask that says beforehand that it removes one weight more."""
 

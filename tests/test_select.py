@@ -82,7 +82,6 @@ def test_a_border_among_very_many_equal_scores(monkeypatch: pytest.MonkeyPatch) 
     assert first.tolist() == [False] * 43 + [True] * 7
 
 
-# Squares 9, 4, 1: 9/9, 4/(4 + 9), 1/(1 + 4 + 9); the second tensor 4/4, 1/(1 + 4), 0.
 @pytest.mark.parametrize("kind", ["alike", "by rows", "by tensors"])
 def test_a_sample_says_where_the_border_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second pass is rare: of ranges of three standard errors a few in 1,000 miss."""
@@ -106,6 +105,7 @@ def test_a_sample_says_where_the_border_is(kind: str, monkeypatch: pytest.Monkey
     assert looked == [True] * 20
 
 
+# Squares 9, 4, 1: 9/9, 4/(4 + 9), 1/(1 + 4 + 9); the second tensor 4/4, 1/(1 + 4), 0.
 def test_lamp_by_hand() -> None:
     np.testing.assert_allclose(saliency.lamp(np.array([3.0, -2, 1])), [1, 4 / 13, 1 / 14])
     np.testing.assert_allclose(saliency.lamp(np.array([1.0, 0, 2])), [1 / 5, 0, 1])

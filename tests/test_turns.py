@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +27,10 @@ def file(tmp_path: Path) -> Iterator[int]:
 
 
 def fork(work: Callable[[], object]) -> int:
-    if process := os.fork():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: this fork needs none of them
+        process = os.fork()
+    if process:
         return process
     try:
         work()
@@ -86,6 +90,15 @@ def test_what_finds_another_process_there_is_put_aside(
     assert os.pread(file, 1 << 20, 0) == content(b"a", 5)
     for end in (*asked, *taken):
         os.close(end)
+
+
+def test_a_file_system_without_locks_will_do(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    Turns().write(file, 0, pieces(b"a", 3))
+    assert os.pread(file, 1 << 20, 0) == content(b"a", 3)
 
 
 def test_a_full_disk_ends_the_turn(file: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 AT_ONCE = 1 << 20  # bytes to write in one call: of more a Linux kernel made up to eight times the work
 _ASIDE = 1 << 23  # bytes
@@ -48,23 +48,27 @@ class Turns:
             if not mine:
                 self._aside[aside:end] = view
                 aside = end
-        with self._turn(wait=True):
-            _write(file, offset, self._aside[:aside])
+        if aside:
+            with self._turn(wait=True):
+                _write(file, offset, self._aside[:aside])
 
     @contextmanager
     def _turn(self, wait: bool) -> Iterator[bool]:
         """Have the file for oneself; False if it is another process's turn."""
         import fcntl  # not on Windows
 
-        mine = False
-        with suppress(BlockingIOError):
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            mine = True
         try:
-            yield mine
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks: the system sees to the order, too
+            yield True
+            return
+        try:
+            yield True
         finally:
-            if mine:
-                fcntl.lockf(self._lock, fcntl.LOCK_UN)
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
 
 def _write(file: int, offset: int, data: memoryview) -> int:

@@ -33,7 +33,7 @@ class Mask(Protocol):
             part: the run, in row-major order; it starts at a multiple of eight.
             values: as they are stored there.
             found: by `prepare`.
-            spare: memory like that of the values, to be written into.
+            spare: memory like that of the values, which may be written into.
         """
 
 

@@ -226,7 +226,7 @@ def _tallies(scores: Scores, low: float, high: float) -> list[_Tally]:
         found = some.take(np.flatnonzero(np.not_equal(below, upto, out=upto)))
         low_ones, high_ones = (int(np.count_nonzero(np.equal(*_own(found, end)))) for end in (low, high))
         if low_ones or high_ones:
-            found = found[(found > low) & (found < high)]
+            found = found[np.greater(*_own(found, low)) & np.less(*_own(found, high))]
         return _Tally(under, low_ones, found, high_ones if low < high else 0)
 
     return _each(scores, look)
@@ -322,7 +322,12 @@ def _flat(scores: Scores) -> Scores:
 
 def _inside(passes: Passes, prefix: int, shift: int) -> Iterator[NDArray[np.uint64]]:
     """The keys that begin with `prefix`, `shift` bits being left."""
+
+    def look(some: Array) -> NDArray[np.uint64]:
+        found = keys(some)
+        return found if shift == 64 else found[found >> np.uint64(shift) == np.uint64(prefix)]
+
     for scores in passes():
-        for found in _each(scores, keys):
-            yield found if shift == 64 else found[found >> np.uint64(shift) == np.uint64(prefix)]
-        del scores  # before the next ones are made
+        flat = _flat(scores)
+        yield from pieces.each(scores.size, lambda part, flat=flat: look(flat[part]))  # type: ignore[misc]
+        del scores, flat  # before the next ones are made
