@@ -6,6 +6,7 @@ Imported before anything that takes time, so it needs next to nothing itself.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def terminable() -> Iterator[None]:
             came.append(signum)
             raise Interrupted(signum)
 
-    with _handling(stop):
+    with _handling(stop), _unsaid():
         try:
             yield
         finally:
@@ -66,6 +67,22 @@ def unstoppable() -> Iterator[None]:
         yield
     for signum in waiting:
         signal.raise_signal(signum)
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Let Python say nothing of an `Interrupted` that it loses, where an object is given up (`__del__`)."""
+    before = sys.unraisablehook
+
+    def hear(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, Interrupted):
+            before(lost)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

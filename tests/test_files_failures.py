@@ -193,6 +193,30 @@ def test_terminable_says_so_whatever_became_of_the_signal() -> None:
         assert stopped.value.code == 143
 
 
+def test_nothing_is_said_of_a_signal_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python loses what is raised as an object is given up, and would print it."""
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: said.append(lost.exc_type))
+
+    class Given:
+        def __init__(self, act: Callable[[], object]) -> None:
+            self.act = act
+
+        def __del__(self) -> None:
+            self.act()
+
+    def give_up() -> None:
+        with terminable():
+            Given(lambda: int("a fault of ours"))
+            Given(lambda: signal.raise_signal(signal.SIGTERM))
+
+    with pytest.raises(Interrupted):
+        give_up()
+    assert said == [ValueError]
+    Given(lambda: int("another"))
+    assert said == [ValueError] * 2
+
+
 def test_terminable_leaves_ignored_signals_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
