@@ -151,9 +151,6 @@ class Runs:
     Args:
         array: the array.
 
-    Attributes:
-        copies: whether a run is a copy, so that it may be written over.
-
     Example:
         >>> runs = Runs(np.arange(6).reshape(2, 3))
         >>> runs[1:4].tolist(), runs.sample(3).tolist(), runs.size
@@ -171,7 +168,11 @@ class Runs:
             self._first = mapped.offset + self._flat.ctypes.data - mapped.ctypes.data
             self._file = os.open(str(mapped.filename), os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
-        self.copies = self._file >= 0
+
+    @property
+    def copies(self) -> bool:
+        """Whether a run is a copy, so that it may be written over."""
+        return self._file >= 0
 
     def __getitem__(self, part: slice) -> Array:
         """The elements of a slice without a step."""

@@ -43,14 +43,14 @@ class Turns:
             end = aside + len(view)
             with self._turn(wait=end > _ASIDE) as mine:
                 if mine:
-                    offset = _write(file, _write(file, offset, self._aside[:aside]), view)
+                    offset = write_at(file, write_at(file, offset, self._aside[:aside]), view)
                     aside = 0
             if not mine:
                 self._aside[aside:end] = view
                 aside = end
         if aside:
             with self._turn(wait=True):
-                _write(file, offset, self._aside[:aside])
+                write_at(file, offset, self._aside[:aside])
 
     @contextmanager
     def _turn(self, wait: bool) -> Iterator[bool]:
@@ -71,9 +71,20 @@ class Turns:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
 
-def _write(file: int, offset: int, data: memoryview) -> int:
-    """Where the data end that are written from an offset on."""
+def write_at(file: int, offset: int, data: memoryview) -> int:
+    """Write data from an offset on, the file's position, which forks share, left alone where that can be.
+
+    Returns:
+        Where they end.
+
+    Raises:
+        OSError: the disk is full, for one.
+    """
     while data:
-        count = os.pwrite(file, data[:AT_ONCE], offset)
+        if hasattr(os, "pwrite"):
+            count = os.pwrite(file, data[:AT_ONCE], offset)
+        else:  # Windows, which has no forks
+            os.lseek(file, offset, os.SEEK_SET)
+            count = os.write(file, data[:AT_ONCE])
         data, offset = data[count:], offset + count
     return offset

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_prune.model.turns import write_at
 from onnx_prune.sparse.bits import Bits
 
 Array = NDArray[Any]
@@ -119,14 +120,7 @@ class _OnDisk:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  gone with the masks
 
     def write(self, offset: int, data: NDArray[np.uint8]) -> None:
-        left = memoryview(data.data)
-        while left:
-            if hasattr(os, "pwrite"):
-                count = os.pwrite(self._file.fileno(), left, offset)
-            else:
-                self._file.seek(offset)
-                count = self._file.write(left)
-            left, offset = left[count:], offset + count
+        write_at(self._file.fileno(), offset, data.data)
 
     def read(self, offset: int, size: int) -> bytes:
         if hasattr(os, "pread"):
